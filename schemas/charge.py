@@ -1,0 +1,91 @@
+"""Charges (FHIR ChargeItem): care that was given and will be billed."""
+
+from datetime import date, datetime
+from typing import Literal
+from uuid import UUID
+
+from schemas.base import (
+    Code,
+    CodeSystem,
+    CommandBody,
+    Currency,
+    Cursor,
+    FhirReference,
+    LedgerCode,
+    Money,
+    Name,
+    NonNegativeMinor,
+    Note,
+    Quantity,
+    QueryBody,
+    WireModel,
+)
+from schemas.pricelist import TaxCategory
+
+ChargeStatus = Literal["open", "invoiced", "void"]
+
+
+class CaptureCharge(CommandBody):
+    """Priced by `unit_price` (then `tax_category` and `revenue_code` apply) or by `price_list` on the service date."""
+
+    charge_id: UUID | None = None
+    account_id: UUID
+    code_system: CodeSystem
+    code: Code
+    description: Name | None = None
+    quantity: Quantity
+    unit_price: Money | None = None
+    tax_category: TaxCategory = "health_service"
+    revenue_code: LedgerCode = "4000"
+    price_list: Code | None = None
+    service_date: date | None = None
+    encounter: FhirReference | None = None
+    performer: FhirReference | None = None
+
+
+class VoidCharge(CommandBody):
+    charge_id: UUID
+    reason: Note
+
+
+class ChargeResult(WireModel):
+    charge_id: UUID
+    status: ChargeStatus
+    net_minor: NonNegativeMinor
+    currency: Currency
+
+
+class ChargeEvent(WireModel):
+    charge_id: UUID
+    account_id: UUID
+    code_system: CodeSystem
+    code: Code
+    quantity: Quantity
+    unit_price_minor: NonNegativeMinor
+    net_minor: NonNegativeMinor
+    currency: Currency
+    service_date: date
+    status: ChargeStatus
+    encounter: FhirReference | None
+    performer: FhirReference | None
+
+
+class GetCharge(QueryBody):
+    charge_id: UUID
+
+
+class ListCharges(QueryBody, Cursor):
+    account_id: UUID
+    status: ChargeStatus | None = None
+
+
+class ChargeView(ChargeEvent):
+    description: Name | None
+    tax_category: TaxCategory
+    revenue_code: LedgerCode
+    recorded_at: datetime
+
+
+class ChargePage(WireModel):
+    items: tuple[ChargeView, ...]
+    next_cursor: str | None

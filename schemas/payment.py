@@ -1,0 +1,140 @@
+"""Payments (FHIR PaymentNotice): money already received, and what became of it."""
+
+from datetime import date, datetime
+from typing import Annotated, Literal
+from uuid import UUID
+
+from pydantic import Field
+
+from schemas.base import (
+    AmountMinor,
+    Code,
+    CommandBody,
+    Currency,
+    Cursor,
+    Money,
+    NonNegativeMinor,
+    Note,
+    QueryBody,
+    SignedMinor,
+    WireModel,
+)
+
+PaymentMethod = Literal["cash", "bank", "mobile_money", "cheque", "insurer_remittance"]
+PaymentStatus = Literal["recorded", "reversed"]
+MAX_ALLOCATIONS = 200  # invoices settled by one payment: bounds the rows one command can touch
+MAX_CASH_ROUNDING_MINOR = 100  # one major unit: more than the smallest coin of any two-decimal currency
+
+
+class AllocationItem(WireModel):
+    invoice_id: UUID
+    amount_minor: AmountMinor
+
+
+Allocations = Annotated[tuple[AllocationItem, ...], Field(max_length=MAX_ALLOCATIONS)]
+
+
+class RecordPayment(CommandBody):
+    """What the allocations leave is unapplied credit. `cash_rounding_minor` (cash only) is added to what the payer gets
+    credit for: +12 where AED 100.25 was taken for AED 100.37, −13 where AED 100.50 was."""
+
+    payment_id: UUID | None = None
+    account_id: UUID
+    amount: Money
+    method: PaymentMethod
+    received_on: date | None = None
+    reference: Code | None = None
+    party_id: Code | None = None
+    cash_rounding_minor: Annotated[int, Field(ge=-MAX_CASH_ROUNDING_MINOR, le=MAX_CASH_ROUNDING_MINOR)] = 0
+    allocations: Allocations = ()
+
+
+class AllocatePayment(CommandBody):
+    payment_id: UUID
+    allocations: Annotated[tuple[AllocationItem, ...], Field(min_length=1, max_length=MAX_ALLOCATIONS)]
+
+
+class UnallocatePayment(CommandBody):
+    """Takes back an allocation, wholly or in part; the original row stays and a new one offsets it."""
+
+    payment_id: UUID
+    invoice_id: UUID
+    amount_minor: AmountMinor | None = None
+    reason: Note
+
+
+class RefundPayment(CommandBody):
+    """Pays unapplied credit back. `method` left out is the payment's own."""
+
+    refund_id: UUID | None = None
+    payment_id: UUID
+    amount_minor: AmountMinor
+    method: PaymentMethod | None = None
+    refunded_on: date | None = None
+    reason: Note
+
+
+class ReversePayment(CommandBody):
+    """A bounced cheque or a returned transfer: every effect of the payment is mirrored, in the current open period."""
+
+    payment_id: UUID
+    effective_on: date | None = None
+    reason: Note
+
+
+class PaymentResult(WireModel):
+    payment_id: UUID
+    status: PaymentStatus
+    currency: Currency
+    amount_minor: NonNegativeMinor
+    allocated_minor: NonNegativeMinor
+    refunded_minor: NonNegativeMinor
+    unapplied_minor: NonNegativeMinor
+
+
+class RefundResult(PaymentResult):
+    refund_id: UUID
+
+
+class AllocationChange(WireModel):
+    """Negative: taken back."""
+
+    invoice_id: UUID
+    amount_minor: SignedMinor
+
+
+class PaymentEvent(PaymentResult):
+    account_id: UUID
+    method: PaymentMethod
+    received_on: date
+    party_id: Code | None
+    cash_rounding_minor: int
+    allocations: tuple[AllocationChange, ...]
+    refund_id: UUID | None = None
+
+
+class GetPayment(QueryBody):
+    payment_id: UUID
+
+
+class ListPayments(QueryBody, Cursor):
+    account_id: UUID | None = None
+
+
+class PaymentSummary(PaymentResult):
+    account_id: UUID
+    method: PaymentMethod
+    received_on: date
+    reference: Code | None
+    party_id: Code | None
+    cash_rounding_minor: int
+    recorded_at: datetime
+
+
+class PaymentView(PaymentSummary):
+    allocations: tuple[AllocationChange, ...]
+
+
+class PaymentPage(WireModel):
+    items: tuple[PaymentSummary, ...]
+    next_cursor: str | None

@@ -1,0 +1,295 @@
+"""Every command, event and query there is. Handlers, the shim, the CLI and the generated documents all read this table."""
+
+from dataclasses import dataclass
+
+from schemas import account, charge, credit_note, invoice, ledger, payment, period, pricelist, report
+from schemas.base import CommandBody, QueryBody, WireModel
+
+# Consumer groups: one durable, one batch subscriber and one scaling rule each.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "accounts": ("account", "pricelist", "period", "ledger"),
+    "charges": ("charge",),
+    "invoices": ("invoice", "credit_note"),
+    "payments": ("payment",),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class CommandSpec:
+    """`money_moving` commands need an Idempotency-Key over HTTP and `--allow-money` in a replay."""
+
+    name: str
+    payload: type[CommandBody]
+    result: type[WireModel]
+    scope: str
+    events: tuple[str, ...]
+    summary: str
+    money_moving: bool = False
+
+    @property
+    def group(self) -> str:
+        aggregate = self.name.split(".")[0]
+        return next(group for group, aggregates in GROUPS.items() if aggregate in aggregates)
+
+
+@dataclass(frozen=True, slots=True)
+class EventSpec:
+    name: str
+    data: type[WireModel]
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class QuerySpec:
+    name: str
+    request: type[QueryBody]
+    result: type[WireModel]
+    scope: str
+    summary: str
+
+
+_COMMANDS = (
+    CommandSpec(
+        "account.open",
+        account.OpenAccount,
+        account.AccountResult,
+        "billing.accounts.write",
+        ("account.opened",),
+        "Open a billing account for a patient",
+    ),
+    CommandSpec(
+        "account.update",
+        account.UpdateAccount,
+        account.AccountResult,
+        "billing.accounts.write",
+        ("account.updated",),
+        "Change guarantor, locale or responsible parties",
+    ),
+    CommandSpec(
+        "account.close",
+        account.CloseAccount,
+        account.AccountResult,
+        "billing.accounts.write",
+        ("account.closed",),
+        "Close an account that has nothing open",
+    ),
+    CommandSpec(
+        "pricelist.publish",
+        pricelist.PublishPriceList,
+        pricelist.PriceListResult,
+        "billing.prices.write",
+        ("pricelist.published",),
+        "Publish the next version of a price list",
+    ),
+    CommandSpec(
+        "charge.capture",
+        charge.CaptureCharge,
+        charge.ChargeResult,
+        "billing.charges.write",
+        ("charge.captured",),
+        "Capture a charge for care that was given",
+    ),
+    CommandSpec(
+        "charge.void",
+        charge.VoidCharge,
+        charge.ChargeResult,
+        "billing.charges.write",
+        ("charge.voided",),
+        "Void a charge that is not invoiced",
+    ),
+    CommandSpec(
+        "invoice.create",
+        invoice.CreateInvoice,
+        invoice.InvoicesResult,
+        "billing.invoices.write",
+        ("invoice.created",),
+        "Draft one invoice per responsible party",
+    ),
+    CommandSpec(
+        "invoice.issue",
+        invoice.IssueInvoice,
+        invoice.InvoiceDocument,
+        "billing.invoices.write",
+        ("invoice.issued", "invoice.settled"),
+        "Issue a draft: number it and post it",
+        money_moving=True,
+    ),
+    CommandSpec(
+        "invoice.void",
+        invoice.VoidInvoice,
+        invoice.InvoiceDocument,
+        "billing.invoices.write",
+        ("invoice.voided",),
+        "Void an invoice that nothing was paid on",
+        money_moving=True,
+    ),
+    CommandSpec(
+        "invoice.write_off",
+        invoice.WriteOffInvoice,
+        invoice.InvoiceDocument,
+        "billing.invoices.write_off",
+        ("invoice.written_off", "invoice.settled"),
+        "Write off what will not be paid",
+        money_moving=True,
+    ),
+    CommandSpec(
+        "credit_note.issue",
+        credit_note.IssueCreditNote,
+        credit_note.CreditNoteResult,
+        "billing.invoices.write",
+        ("credit_note.issued", "payment.unallocated", "invoice.settled"),
+        "Credit an invoice, wholly or per line",
+        money_moving=True,
+    ),
+    CommandSpec(
+        "payment.record",
+        payment.RecordPayment,
+        payment.PaymentResult,
+        "billing.payments.write",
+        ("payment.recorded", "invoice.settled"),
+        "Record money received",
+        money_moving=True,
+    ),
+    CommandSpec(
+        "payment.allocate",
+        payment.AllocatePayment,
+        payment.PaymentResult,
+        "billing.payments.write",
+        ("payment.allocated", "invoice.settled"),
+        "Allocate unapplied credit to invoices",
+        money_moving=True,
+    ),
+    CommandSpec(
+        "payment.unallocate",
+        payment.UnallocatePayment,
+        payment.PaymentResult,
+        "billing.payments.write",
+        ("payment.unallocated", "invoice.reopened"),
+        "Take an allocation back",
+        money_moving=True,
+    ),
+    CommandSpec(
+        "payment.refund",
+        payment.RefundPayment,
+        payment.RefundResult,
+        "billing.payments.refund",
+        ("payment.refunded",),
+        "Pay unapplied credit back",
+        money_moving=True,
+    ),
+    CommandSpec(
+        "payment.reverse",
+        payment.ReversePayment,
+        payment.PaymentResult,
+        "billing.payments.refund",
+        ("payment.reversed", "invoice.reopened"),
+        "Reverse a payment that did not hold",
+        money_moving=True,
+    ),
+    CommandSpec(
+        "period.open",
+        period.OpenPeriod,
+        period.PeriodResult,
+        "billing.periods.write",
+        ("period.opened",),
+        "Open an accounting period",
+    ),
+    CommandSpec(
+        "period.close",
+        period.ClosePeriod,
+        period.PeriodResult,
+        "billing.periods.write",
+        ("period.closed",),
+        "Close an accounting period",
+    ),
+    CommandSpec(
+        "period.reopen",
+        period.ReopenPeriod,
+        period.PeriodResult,
+        "billing.periods.write",
+        ("period.reopened",),
+        "Reopen a closed accounting period",
+    ),
+    CommandSpec(
+        "ledger.define_account",
+        ledger.DefineLedgerAccount,
+        ledger.LedgerAccountResult,
+        "billing.ledger.admin",
+        ("ledger.account_defined",),
+        "Extend the chart of accounts",
+    ),
+    CommandSpec(
+        "ledger.adjust",
+        ledger.AdjustLedger,
+        ledger.AdjustmentResult,
+        "billing.ledger.admin",
+        ("ledger.adjusted",),
+        "Post an adjustment by hand",
+        money_moving=True,
+    ),
+)
+
+_EVENTS = (
+    EventSpec("account.opened", account.AccountEvent, "An account was opened"),
+    EventSpec("account.updated", account.AccountEvent, "An account was changed"),
+    EventSpec("account.closed", account.AccountEvent, "An account was closed"),
+    EventSpec("pricelist.published", pricelist.PriceListPublished, "A price list version was published"),
+    EventSpec("charge.captured", charge.ChargeEvent, "A charge was captured"),
+    EventSpec("charge.voided", charge.ChargeEvent, "A charge was voided"),
+    EventSpec("invoice.created", invoice.InvoiceEvent, "An invoice was drafted"),
+    EventSpec("invoice.issued", invoice.InvoiceEvent, "An invoice was numbered and posted"),
+    EventSpec("invoice.settled", invoice.InvoiceEvent, "Nothing is open on an invoice any more"),
+    EventSpec("invoice.reopened", invoice.InvoiceEvent, "A settled invoice has an open amount again"),
+    EventSpec("invoice.voided", invoice.InvoiceEvent, "An invoice was voided"),
+    EventSpec("invoice.written_off", invoice.InvoiceEvent, "An open amount was written off"),
+    EventSpec("credit_note.issued", credit_note.CreditNoteIssued, "A credit note was issued"),
+    EventSpec("payment.recorded", payment.PaymentEvent, "Money was received"),
+    EventSpec("payment.allocated", payment.PaymentEvent, "Credit was allocated to invoices"),
+    EventSpec("payment.unallocated", payment.PaymentEvent, "An allocation was taken back"),
+    EventSpec("payment.refunded", payment.PaymentEvent, "Credit was paid back"),
+    EventSpec("payment.reversed", payment.PaymentEvent, "A payment was reversed"),
+    EventSpec("period.opened", period.PeriodResult, "An accounting period was opened"),
+    EventSpec("period.closed", period.PeriodResult, "An accounting period was closed"),
+    EventSpec("period.reopened", period.PeriodResult, "An accounting period was reopened"),
+    EventSpec("ledger.account_defined", ledger.LedgerAccountResult, "A ledger account was added to the chart"),
+    EventSpec("ledger.adjusted", ledger.AdjustmentResult, "The ledger was adjusted by hand"),
+)
+
+_QUERIES = (
+    QuerySpec("account.get", account.GetAccount, account.AccountView, "billing.read", "One account"),
+    QuerySpec("account.list", account.ListAccounts, account.AccountPage, "billing.read", "Accounts"),
+    QuerySpec("account.balance", account.GetAccount, account.AccountBalance, "billing.read", "What an account owes"),
+    QuerySpec(
+        "account.activity", account.AccountActivity, ledger.TransferPage, "billing.read", "Postings of an account"
+    ),
+    QuerySpec("charge.get", charge.GetCharge, charge.ChargeView, "billing.read", "One charge"),
+    QuerySpec("charge.list", charge.ListCharges, charge.ChargePage, "billing.read", "Charges of an account"),
+    QuerySpec("invoice.get", invoice.GetInvoice, invoice.InvoiceView, "billing.read", "One invoice with its lines"),
+    QuerySpec("invoice.list", invoice.ListInvoices, invoice.InvoicePage, "billing.read", "Invoices"),
+    QuerySpec(
+        "payment.get", payment.GetPayment, payment.PaymentView, "billing.read", "One payment and its allocations"
+    ),
+    QuerySpec("payment.list", payment.ListPayments, payment.PaymentPage, "billing.read", "Payments"),
+    QuerySpec(
+        "ledger.trial_balance",
+        ledger.TrialBalance,
+        ledger.TrialBalanceView,
+        "billing.ledger.read",
+        "Trial balance, now or at a date",
+    ),
+    QuerySpec("ledger.transfers", ledger.ListTransfers, ledger.TransferPage, "billing.ledger.read", "Ledger entries"),
+    QuerySpec(
+        "ledger.verify",
+        ledger.VerifyLedger,
+        ledger.LedgerVerification,
+        "billing.ledger.read",
+        "Check every invariant of the tenant's books",
+    ),
+    QuerySpec("report.aging", report.Aging, report.AgingView, "billing.read", "Open invoices by age"),
+    QuerySpec("report.revenue", report.Revenue, report.RevenueView, "billing.ledger.read", "Revenue by group"),
+    QuerySpec("command.get", report.GetCommand, report.CommandView, "billing.read", "The stored outcome of a command"),
+)
+
+COMMANDS: dict[str, CommandSpec] = {spec.name: spec for spec in _COMMANDS}
+EVENTS: dict[str, EventSpec] = {spec.name: spec for spec in _EVENTS}
+QUERIES: dict[str, QuerySpec] = {spec.name: spec for spec in _QUERIES}

@@ -1,0 +1,26 @@
+"""What the tenant service says about a tenant; the static dev provider reads the same shape from a file."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from schemas.base import BasisPoints, Name, TenantId, WireModel
+
+CountryProfile = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]  # ISO 3166-1 alpha-3: AFG, ARE
+FiscalCalendar = Literal["gregorian", "solar_hijri"]
+Locale = Literal["en", "ar", "fa-AF", "ps"]
+
+
+class TenantProfile(WireModel):
+    """`region` is where the tenant's data must stay; `fiscal_year_start_month` counts in `fiscal_calendar` months."""
+
+    tenant_id: TenantId
+    name: Name
+    entitled: bool = True
+    region: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{2,40}$")]
+    cross_region_opt_in: bool = False
+    country_profile: CountryProfile
+    fiscal_calendar: FiscalCalendar = "gregorian"
+    time_zone: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]+(/[A-Za-z_+0-9-]+)*$")] = "UTC"
+    payment_terms_days: Annotated[int, Field(ge=0, le=365)] = 30
+    tax_override_basis_points: BasisPoints | None = None
