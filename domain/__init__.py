@@ -1,0 +1,1 @@
+"""What is decided: pure and synchronous. No I/O, no clock, no randomness; imports schemas only."""
