@@ -10,8 +10,8 @@ from domain.entities import (
     Account,
     Allocation,
     Book,
-    ChartEntry,
     Charge,
+    ChartEntry,
     CreditNote,
     DocumentSeries,
     InboxEntry,
@@ -52,6 +52,7 @@ PERIOD = Lookup(Period, ("period",))
 SERIES = Lookup(DocumentSeries, ("series", "fiscal_year"))
 CHART = Lookup(ChartEntry, ("code",))
 LEDGER_ACCOUNTS_OF_ACCOUNT = Lookup(LedgerAccount, ("account_id",))
+CHARGES_OF_GROUP = Lookup(Charge, ("invoice_group_id",))
 INVOICES_OF_GROUP = Lookup(Invoice, ("invoice_group_id",))
 DRAFTS_OF_PERIOD = Lookup(Invoice, ("period",), of="drafts of period")
 OPEN_CHARGES_OF_ACCOUNT = Lookup(Charge, ("account_id",), of="open charges of account")

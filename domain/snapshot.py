@@ -55,12 +55,13 @@ class Snapshot:
             raise NotLoaded(f"{entity.__name__} {key}")
         return cast("E | None", row)
 
-    def find(self, lookup: Lookup, key: Hashable) -> list[Any]:
-        """The rows a column lookup matches, in the order they were loaded and then folded in."""
-        if not self._was_loaded(lookup, key):
+    def find(self, lookup: Lookup, key: Hashable, *, via: tuple[Lookup, Hashable] | None = None) -> list[Any]:
+        """The rows whose columns match now, in the order they were loaded and then folded in. `via` as in `get`."""
+        if not self._was_loaded(lookup, key) and not (via and self._was_loaded(*via)):
             raise NotLoaded(f"{lookup.entity.__name__} by {lookup.of or lookup.columns} {key}")
         rows = self._rows.get(lookup.entity, {})
-        return [rows[row_key] for row_key in self._index.get(lookup, {}).get(key, ())]
+        candidates = (rows[row_key] for row_key in self._index.get(lookup, {}).get(key, ()))
+        return [row for row in candidates if _columns(row, lookup.columns) == key]
 
     def put(self, row: Entity) -> None:
         """Folds a new or changed row in."""
@@ -107,8 +108,13 @@ class Snapshot:
         kind, key = type(row), row.key
         self._rows.setdefault(kind, {})[key] = row
         for columns, lookup in _INDEXED.get(kind, ()):
-            value = getattr(row, columns[0]) if len(columns) == 1 else tuple(getattr(row, column) for column in columns)
-            self._index.setdefault(lookup, {}).setdefault(value, {})[key] = None
+            self._index.setdefault(lookup, {}).setdefault(_columns(row, columns), {})[key] = None
+
+
+def _columns(row: Entity, columns: tuple[str, ...]) -> Hashable:
+    if len(columns) == 1:
+        return cast("Hashable", getattr(row, columns[0]))
+    return tuple(getattr(row, column) for column in columns)
 
 
 def drafts(rows: Iterable[Invoice]) -> list[Invoice]:

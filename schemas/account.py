@@ -39,12 +39,13 @@ class OpenAccount(CommandBody):
 
 
 class UpdateAccount(CommandBody):
-    """Fields left out stay as they are. New shares apply to invoices created from now on."""
+    """Fields left out stay as they are. New shares apply to invoices created from now on; `reopen` opens a closed account."""
 
     account_id: UUID
     guarantor: Name | None = None
     locale: Locale | None = None
     parties: Parties | None = None
+    reopen: bool = False
 
 
 class CloseAccount(CommandBody):

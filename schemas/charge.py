@@ -1,8 +1,10 @@
 """Charges (FHIR ChargeItem): care that was given and will be billed."""
 
 from datetime import date, datetime
-from typing import Literal
+from typing import Literal, Self
 from uuid import UUID
+
+from pydantic import model_validator
 
 from schemas.base import (
     Code,
@@ -41,6 +43,12 @@ class CaptureCharge(CommandBody):
     service_date: date | None = None
     encounter: FhirReference | None = None
     performer: FhirReference | None = None
+
+    @model_validator(mode="after")
+    def _one_price(self) -> Self:
+        if (self.unit_price is None) == (self.price_list is None):
+            raise ValueError("give either unit_price or price_list")
+        return self
 
 
 class VoidCharge(CommandBody):

@@ -12,6 +12,7 @@ MESSAGE_ID = "Nats-Msg-Id"
 REPLY_TO = "Billing-Reply-To"
 ACTOR = "Billing-Actor"
 CORRELATION_ID = "Billing-Correlation-Id"
+COMMAND_ID = "Billing-Command-Id"  # on events and dead letters: the command they come from
 TRACEPARENT = "traceparent"
 REPLAY_ID = "Billing-Replay-Id"
 CONTENT_TYPE = "content-type"

@@ -3,6 +3,8 @@
 from typing import Any, Literal
 from uuid import UUID
 
+from pydantic import Field
+
 from schemas.base import WireModel
 from schemas.codes import Code
 
@@ -13,7 +15,7 @@ class Problem(WireModel):
     code: Code
     message: str
     retryable: bool
-    details: dict[str, Any] = {}
+    details: dict[str, Any] = Field(default_factory=dict)
 
 
 class Outcome(WireModel):
@@ -34,6 +36,6 @@ class Answer(WireModel):
     position: str | None = None
 
 
-def problem(code: Code, message: str | None = None, **details: Any) -> Problem:
+def problem(code: Code, message: str | None = None, /, **details: Any) -> Problem:
     """A refusal with its code's fixed `retryable` flag and, unless given, its standard text."""
     return Problem(code=code, message=message or code.meaning.text, retryable=code.retryable, details=details)

@@ -1,10 +1,10 @@
 """Payments (FHIR PaymentNotice): money already received, and what became of it."""
 
 from datetime import date, datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from schemas.base import (
     AmountMinor,
@@ -47,6 +47,12 @@ class RecordPayment(CommandBody):
     party_id: Code | None = None
     cash_rounding_minor: Annotated[int, Field(ge=-MAX_CASH_ROUNDING_MINOR, le=MAX_CASH_ROUNDING_MINOR)] = 0
     allocations: Allocations = ()
+
+    @model_validator(mode="after")
+    def _only_cash_is_rounded(self) -> Self:
+        if self.cash_rounding_minor and self.method != "cash":
+            raise ValueError("cash_rounding_minor goes with method cash")
+        return self
 
 
 class AllocatePayment(CommandBody):

@@ -1,0 +1,151 @@
+"""The pure middle of a batch: what `load` brought goes in, what `save` has to write comes out.
+
+Commands of one tenant are executed in stream order. Each sees the effects of those before it, exactly as if each had been a
+batch of its own: a batch of N equals N batches of one.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
+
+import orjson
+
+from domain import account, adjustment, charge, credit_note, invoice, ledger, payment, payment_undo, period, pricelist
+from domain.chart import TEMPLATE
+from domain.decision import Accepted, Capability, Command, Decision, Rejected
+from domain.entities import Book, ChartEntry, InboxEntry
+from domain.lookups import BOOK, INBOX, Lookup
+from domain.outbox import outbox_row
+from domain.snapshot import Snapshot
+from schemas.codes import Code
+from schemas.outcome import Problem, problem
+
+CAPABILITIES: dict[str, Capability] = {
+    **account.CAPABILITIES,
+    **pricelist.CAPABILITIES,
+    **charge.CAPABILITIES,
+    **invoice.CAPABILITIES,
+    **credit_note.CAPABILITIES,
+    **payment.CAPABILITIES,
+    **payment_undo.CAPABILITIES,
+    **period.CAPABILITIES,
+    **adjustment.CAPABILITIES,
+}
+
+
+class Verdict(NamedTuple):
+    """What a command came to. `result` and `error` are JSON text.
+
+    `deferred`: refused for something that may still arrive; nothing is stored and the command should be tried again shortly.
+    `failure`: its `decide` raised, which is a bug; nothing is stored and the command should be dead-lettered.
+    """
+
+    command: Command[Any]
+    status: Literal["applied", "duplicate", "rejected", "deferred", "failed"]
+    result: str | None = None
+    error: str | None = None
+    code: Code | None = None
+    failure: Exception | None = None
+
+
+def needs(commands: Iterable[Command[Any]]) -> dict[Lookup, set[Any]]:
+    """The union of everything the commands may read, by lookup. Raises what a `needs` raises: a bug."""
+    union: dict[Lookup, set[Any]] = {BOOK: {()}, INBOX: set()}
+    for command in commands:
+        union[INBOX].add(command.command_id)
+        if command.refusal is None:
+            for lookup, key in CAPABILITIES[command.name].needs(command):
+                union.setdefault(lookup, set()).add(key)
+    return union
+
+
+def execute(snapshot: Snapshot, commands: Sequence[Command[Any]]) -> list[Verdict]:
+    """Decides the commands in order, folding each into the snapshot; one verdict per command, in the same order."""
+    return [_execute_one(snapshot, command) for command in commands]
+
+
+def _execute_one(snapshot: Snapshot, command: Command[Any]) -> Verdict:
+    if stored := snapshot.get(InboxEntry, command.command_id):
+        return _replayed(stored, command)
+    try:
+        decision = _decide(snapshot, command)
+        if isinstance(decision, Accepted):
+            ledger.check(decision.postings)
+            return _apply(snapshot, command, decision)
+    except Exception as failure:  # a bug in one capability must not stop its neighbours in the batch
+        return Verdict(command, "failed", failure=failure, code=Code.COMMAND_FAILED)
+    return _refuse(snapshot, command, decision)
+
+
+def _replayed(stored: InboxEntry, command: Command[Any]) -> Verdict:
+    if stored.payload_hash != command.payload_hash:
+        return Verdict(
+            command, "rejected", error=_json(problem(Code.IDEMPOTENCY_KEY_REUSED)), code=Code.IDEMPOTENCY_KEY_REUSED
+        )
+    return Verdict(command, "duplicate", stored.result, stored.error)
+
+
+def _decide(snapshot: Snapshot, command: Command[Any]) -> Decision:
+    if command.refusal is not None:
+        return Rejected(command.refusal, awaits=False)
+    return CAPABILITIES[command.name].decide(snapshot, command)
+
+
+def _refuse(snapshot: Snapshot, command: Command[Any], decision: Rejected) -> Verdict:
+    code, error = decision.problem.code, _json(decision.problem)
+    if decision.awaits and command.may_wait:
+        return Verdict(command, "deferred", error=error, code=code)
+    if not decision.problem.retryable:
+        book = _book(snapshot, command)
+        _record(snapshot, command, book, "rejected", None, error)
+    return Verdict(command, "rejected", error=error, code=code)
+
+
+def _apply(snapshot: Snapshot, command: Command[Any], accepted: Accepted) -> Verdict:
+    """Builds every row first and folds them in last: an exception on the way leaves the snapshot as it was."""
+    book = _book(snapshot, command)
+    first = book.event_sequence + 1
+    outgoing = [outbox_row(command, event, index, first + index) for index, event in enumerate(accepted.events)]
+    result = accepted.result.model_dump_json()
+    for row in accepted.writes:
+        snapshot.put(row)
+    book = ledger.post(snapshot, book, command, accepted.postings, first)
+    for outbox in outgoing:
+        snapshot.append(outbox)
+    _record(
+        snapshot, command, book._replace(event_sequence=book.event_sequence + len(outgoing)), "applied", result, None
+    )
+    return Verdict(command, "applied", result=result)
+
+
+def _record(
+    snapshot: Snapshot, command: Command[Any], book: Book, status: str, result: str | None, error: str | None
+) -> None:
+    sequence = book.command_sequence + 1
+    snapshot.put(book._replace(command_sequence=sequence))
+    snapshot.put(
+        InboxEntry(
+            command_id=command.command_id,
+            name=command.name,
+            payload_hash=command.payload_hash,
+            status=status,
+            result=result,
+            error=error,
+            sequence=sequence,
+            stream_sequence=command.stream_sequence,
+            recorded_at=command.recorded_at,
+        )
+    )
+
+
+def _book(snapshot: Snapshot, command: Command[Any]) -> Book:
+    """The tenant's book; its first command opens it and seeds the chart of accounts from the template."""
+    book = snapshot.get(Book, ())
+    if book is not None:
+        return book
+    for code, entry in TEMPLATE.items():
+        snapshot.put(ChartEntry(code, entry.name, entry.kind, command.recorded_at))
+    return Book(0, ledger.GENESIS, 0, 0)
+
+
+def _json(error: Problem) -> str:
+    return orjson.dumps(error.model_dump(mode="json")).decode()

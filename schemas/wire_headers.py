@@ -1,0 +1,28 @@
+"""A NATS header block as bytes, built once where the message is decided and published as it is."""
+
+import re
+from collections.abc import Mapping
+
+PREAMBLE = b"NATS/1.0\r\n"
+END = b"\r\n"
+
+_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+# A line break would let a value forge headers; other control characters are dropped or mangled by some clients.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def encode_headers(headers: Mapping[str, str]) -> bytes:
+    """The complete block as it goes on the wire, from `NATS/1.0` to the empty line; values are UTF-8.
+
+    Raises ValueError, naming the header, for a name that is not an HTTP token or a value with a control character.
+    Clients trim spaces around values, so leading and trailing spaces do not survive.
+    """
+    lines = [PREAMBLE]
+    for name, value in headers.items():
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"not a header name: {name!r}")
+        if _CONTROL.search(value):
+            raise ValueError(f"header {name} holds a control character")
+        lines.append(f"{name}: {value}\r\n".encode())
+    lines.append(END)
+    return b"".join(lines)
