@@ -1,0 +1,302 @@
+"""Settings of every role, read from the environment when a role starts.
+
+Nothing is read at import time. A role calls `load(DatabaseSettings)` and gets either a frozen object or one
+`SettingsError` that names every missing or malformed variable, says what is wrong and shows a right value.
+Values are never echoed: they may be secrets.
+
+Every variable may also be given as `<NAME>_FILE`, the path of a file that holds the value (a mounted secret).
+"""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+FILE_SUFFIX = "_FILE"
+PAYMENT_GATEWAY_KEY_PREFIX = "PAYMENT_GATEWAY_API_KEY_"
+
+
+class SettingsError(Exception):
+    """The environment does not hold what a role needs. `problems` has one line per variable."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("settings are not usable:\n" + "\n".join(f"  {problem}" for problem in problems))
+
+
+class _FileReferences(PydanticBaseSettingsSource):
+    """Reads `<NAME>_FILE` for each field `name`."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        variable = field_name.upper() + FILE_SUFFIX
+        path = os.environ.get(variable)
+        # A field may itself end in _FILE (NATS_TLS_CA_FILE); that is the field's own variable, not a reference.
+        if not path or field_name + FILE_SUFFIX.lower() in self.settings_cls.model_fields:
+            return None, field_name, False
+        if os.environ.get(field_name.upper()):
+            raise SettingsError([f"{field_name.upper()}: given twice, also as {variable}; keep one of them"])
+        try:
+            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+        except OSError as error:
+            raise SettingsError([f"{variable}: cannot read the file it names ({error.strerror})"]) from None
+
+    def __call__(self) -> dict[str, Any]:
+        values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+class Settings(BaseSettings):
+    """Base of the groups below: frozen, empty means absent, unknown variables are other programs' business."""
+
+    model_config = SettingsConfigDict(frozen=True, extra="ignore", env_ignore_empty=True, hide_input_in_errors=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments first, then `<NAME>_FILE`, then the environment; never a `.env` picked up by accident."""
+        return init_settings, _FileReferences(settings_cls), env_settings
+
+
+def _url(*schemes: str, needs_path: bool = False) -> Any:
+    """A validator for URLs (str or SecretStr) of the given schemes; comma-separated lists are allowed."""
+
+    def check(value: Any) -> Any:
+        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+        for part in text.split(","):
+            _check_url(part.strip(), schemes, needs_path)
+        return value
+
+    return AfterValidator(check)
+
+
+def _check_url(text: str, schemes: tuple[str, ...], needs_path: bool) -> None:
+    try:
+        parts = urlsplit(text)
+        port_is_valid = parts.port is None or parts.port > 0
+    except ValueError:
+        raise ValueError("not a URL") from None
+    if parts.scheme not in schemes:
+        raise ValueError(f"not a URL that starts with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+    if not (parts.hostname or "host=" in parts.query) or not port_is_valid:
+        raise ValueError("the URL names no host")
+    if needs_path and not parts.path.strip("/"):
+        raise ValueError("the URL names no database")
+
+
+def _existing_file(path: Path) -> Path:
+    if not path.is_file():
+        raise ValueError("no such file")
+    return path
+
+
+def _comma_separated(value: Any) -> Any:
+    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+
+PostgresUrl = Annotated[SecretStr, _url("postgresql", "postgres", "postgresql+asyncpg", needs_path=True)]
+NatsUrl = Annotated[SecretStr, _url("nats", "tls", "ws", "wss")]
+HttpUrl = Annotated[str, _url("http", "https")]
+RedisUrl = Annotated[SecretStr, _url("redis", "rediss")]
+ExistingFile = Annotated[Path, AfterValidator(_existing_file)]
+Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(gt=0, le=3600)]
+
+_POSTGRES_EXAMPLE = "postgresql://billing_app:PASSWORD@db.internal:5432/billing"
+
+
+class RuntimeSettings(Settings):
+    """What every role needs: where it runs and under which country's rules."""
+
+    environment: Literal["development", "staging", "production"] = "production"
+    region: str = Field(pattern=r"^[a-z0-9][a-z0-9-]{1,31}$", examples=["af-kabul-1"])
+    country_profile: str = Field(pattern=r"^[A-Z]{3}$", examples=["AFG"])  # ISO 3166-1 alpha-3
+    worker: bool = False
+    metrics_host: str = "0.0.0.0"  # noqa: S104  the pod's network policy is the fence
+    metrics_port: Port = 9464
+    shutdown_grace_seconds: Seconds = 25  # under Kubernetes' default of 30 before SIGKILL
+    tenant_directory_file: ExistingFile | None = None
+
+    @model_validator(mode="after")
+    def _production_asks_the_tenant_service(self) -> Self:
+        if self.environment == "production" and self.tenant_directory_file is not None:
+            raise ValueError(
+                "TENANT_DIRECTORY_FILE: the static tenant directory is a development tool and is refused when "
+                "ENVIRONMENT=production; unset it and set TENANT_SERVICE_URL"
+            )
+        return self
+
+
+class TelemetrySettings(Settings):
+    """Logs and traces. Without an endpoint, traces stay in the process."""
+
+    otel_exporter_otlp_endpoint: HttpUrl | None = Field(default=None, examples=["http://otel-collector:4318"])
+    otel_service_name: str = "billing"
+    trace_sample_ratio: float = Field(default=1.0, ge=0, le=1)
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["json", "console"] = "json"
+
+
+class DatabaseSettings(Settings):
+    """PostgreSQL: one URL per PostgreSQL role. Read and relay fall back to the main URL."""
+
+    database_url: PostgresUrl = Field(examples=[_POSTGRES_EXAMPLE])
+    database_read_url: PostgresUrl | None = Field(default=None, examples=[_POSTGRES_EXAMPLE])
+    database_relay_url: PostgresUrl | None = Field(default=None, examples=[_POSTGRES_EXAMPLE])
+    database_pool_size: int = Field(default=20, ge=1, le=500)
+    database_pool_timeout_seconds: Seconds = 5
+    database_statement_timeout_seconds: Seconds = 30
+
+
+class NatsSettings(Settings):
+    """The NATS servers, how to prove who we are, and how many copies of each stream to keep."""
+
+    nats_url: NatsUrl = Field(examples=["nats://nats-0.nats:4222,nats://nats-1.nats:4222"])
+    nats_creds: ExistingFile | None = Field(default=None, examples=["/var/run/secrets/nats/billing.creds"])
+    nats_tls_ca_file: ExistingFile | None = None
+    nats_tls_cert_file: ExistingFile | None = None
+    nats_tls_key_file: ExistingFile | None = None
+    nats_replicas: Literal[1, 3, 5] = 3
+    nats_connect_timeout_seconds: Seconds = 5
+
+    @model_validator(mode="before")
+    @classmethod
+    def _replicas_from_text(cls, values: dict[str, Any]) -> dict[str, Any]:
+        replicas = values.get("nats_replicas")
+        numeric = isinstance(replicas, str) and replicas.strip().isdecimal()
+        return values | {"nats_replicas": int(str(replicas))} if numeric else values
+
+    @property
+    def servers(self) -> list[str]:
+        """The server URLs one by one, credentials included."""
+        return [url.strip() for url in self.nats_url.get_secret_value().split(",")]
+
+
+class ShimSettings(Settings):
+    """The HTTP shim behind Kong."""
+
+    jwks_url: HttpUrl = Field(examples=["https://identity.internal/.well-known/jwks.json"])
+    jwt_issuer: str = Field(min_length=1, examples=["https://identity.internal"])
+    jwt_audience: str = Field(min_length=1, examples=["billing"])
+    jwt_leeway_seconds: int = Field(default=30, ge=0, le=300)
+    jwks_cache_seconds: Seconds = 300
+    http_host: str = "0.0.0.0"  # noqa: S104  the pod's network policy is the fence
+    http_port: Port = 3035
+    reply_timeout_seconds: Seconds = 2.5  # under the 3 s at which payment latency triggers a rollback
+    body_max_bytes: int = Field(default=262_144, ge=1024, le=1_048_576)  # NATS max_payload is 1 MiB
+    in_flight_max: int = Field(default=1_000, ge=1)
+    redis_url: RedisUrl | None = Field(default=None, examples=["redis://redis:6379/0"])
+
+
+class HandlersSettings(Settings):
+    """The command consumer groups. An empty `handler_groups` means all of them."""
+
+    handler_groups: Names = ()
+    fetch_batch_size: int = Field(default=500, ge=1, le=5_000)
+    fetch_timeout_seconds: Seconds = 0.1
+    tenant_concurrency: int = Field(default=20, ge=1, le=500)  # never useful above DATABASE_POOL_SIZE
+
+
+class WorkerSettings(Settings):
+    """The outbox relay."""
+
+    relay_shards: int = Field(default=2, ge=1, le=64)
+    relay_batch_size: int = Field(default=500, ge=1, le=1_000)  # nats-server refuses larger atomic batches
+    relay_poll_min_seconds: Seconds = 0.005
+    relay_poll_max_seconds: Seconds = 0.1
+
+
+class NeighbourSettings(Settings):
+    """The services whose answers a command may depend on."""
+
+    tenant_service_url: HttpUrl = Field(examples=["https://tenant-service.internal"])
+    terminology_service_url: HttpUrl = Field(examples=["https://terminology-service.internal"])
+    fhir_gateway_url: HttpUrl = Field(examples=["https://interop-service.internal"])
+    ai_gateway_url: HttpUrl | None = Field(default=None, examples=["https://ai-gateway-service.internal"])
+
+
+class ObjectStoreSettings(Settings):
+    """Any S3. Without keys, the usual AWS credential chain applies."""
+
+    object_store_bucket: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", examples=["billing-statements"])
+    object_store_endpoint_url: HttpUrl | None = Field(default=None, examples=["http://seaweedfs:8333"])
+    object_store_region: str = "us-east-1"
+    object_store_access_key_id: SecretStr | None = None
+    object_store_secret_access_key: SecretStr | None = None
+    kms_key_arn: str | None = Field(
+        default=None, pattern=r"^arn:[^:]+:kms:", examples=["arn:aws:kms:me-central-1:000000000000:key/KEY-ID"]
+    )
+
+
+GROUPS: tuple[type[Settings], ...] = (
+    RuntimeSettings,
+    TelemetrySettings,
+    DatabaseSettings,
+    NatsSettings,
+    ShimSettings,
+    HandlersSettings,
+    WorkerSettings,
+    NeighbourSettings,
+    ObjectStoreSettings,
+)
+
+S = TypeVar("S", bound=Settings)
+
+
+def load(settings_class: type[S]) -> S:
+    """Read `settings_class` from the environment, or raise `SettingsError` naming every bad variable."""
+    return _load(settings_class)
+
+
+def check(*settings_classes: type[Settings]) -> None:
+    """Check several groups at once, so that one error names every bad variable of a role."""
+    problems: list[str] = []
+    for settings_class in settings_classes:
+        try:
+            _load(settings_class)
+        except SettingsError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise SettingsError(problems)
+
+
+def _load(settings_class: type[S]) -> S:
+    try:
+        return settings_class()
+    except ValidationError as error:
+        problems = [_problem(settings_class, dict(detail)) for detail in error.errors(include_input=False)]
+        # Not chained: the original error's text could carry values, which may be secrets.
+        raise SettingsError(problems) from None
+
+
+def _problem(settings_class: type[Settings], detail: dict[str, Any]) -> str:
+    message = str(detail["msg"]).removeprefix("Value error, ")
+    if not detail["loc"]:
+        return message
+    name = str(detail["loc"][0])
+    field = settings_class.model_fields.get(name)
+    example = f"; for example {name.upper()}={field.examples[0]}" if field is not None and field.examples else ""
+    what = "missing" if detail["type"] == "missing" else message
+    return f"{name.upper()}: {what}{example}"
+
+
+def payment_gateway_api_key(tenant: str) -> SecretStr | None:
+    """The tenant's payment gateway key, from `PAYMENT_GATEWAY_API_KEY_<TENANT>`, or None when there is none.
+
+    `<TENANT>` is the tenant id in upper case with every other character than letters and digits as `_`.
+    """
+    variable = PAYMENT_GATEWAY_KEY_PREFIX + re.sub(r"[^A-Z0-9]", "_", tenant.upper())
+    path = os.environ.get(variable + FILE_SUFFIX)
+    value = Path(path).read_text(encoding="utf-8").strip() if path else os.environ.get(variable)
+    return SecretStr(value) if value else None

@@ -1,0 +1,52 @@
+"""One embedded stack per test run, started by the controlling process and shared by the xdist workers."""
+
+import os
+
+import pytest
+
+from tools.stack import Stack
+
+pytest_plugins = ["tests.fixtures.servers"]
+
+STACK = pytest.StashKey[Stack]()
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Before xdist starts its workers. A run of the pure tests alone starts no server."""
+    config = session.config
+    if _is_worker(config) or config.option.collectonly or _all_pure(config.args):
+        return
+    from tests.fixtures.servers import start_stack  # here, after pytest has taken it as a plugin
+
+    stack = Stack(f"test-{os.getpid()}", ephemeral=True)
+    config.stash[STACK] = stack
+    start_stack(stack)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: object) -> None:
+    """Tell each xdist worker which stack is the run's."""
+    config: pytest.Config = node.config  # type: ignore[attr-defined]
+    if STACK in config.stash:
+        node.workerinput["stack"] = config.stash[STACK].name  # type: ignore[attr-defined]
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not _is_worker(config) and STACK in config.stash:
+        config.stash[STACK].stop()
+
+
+@pytest.fixture(scope="session")
+def stack(pytestconfig: pytest.Config) -> Stack:
+    """The run's stack. Its PostgreSQL is shared: take the `database` fixture, and never restart this one."""
+    if _is_worker(pytestconfig):
+        return Stack(pytestconfig.workerinput["stack"])  # type: ignore[attr-defined]
+    return pytestconfig.stash[STACK]
+
+
+def _is_worker(config: pytest.Config) -> bool:
+    return hasattr(config, "workerinput")
+
+
+def _all_pure(arguments: list[str]) -> bool:
+    return bool(arguments) and all("tests/domain" in argument for argument in arguments)

@@ -1,0 +1,148 @@
+"""A token issuer for development: a JWKS endpoint over real HTTP, and tokens to go with it.
+
+Standalone: `python -m tools.sandbox.issuer TENANT [SCOPE…]` serves the keys until Ctrl-C and prints one token.
+"""
+
+import argparse
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from typing import Any, Literal, Self
+
+import uvicorn
+from joserfc import jwt
+from joserfc.jwk import ECKey, KeyParameters, OKPKey, RSAKey
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+Algorithm = Literal["RS256", "ES256", "EdDSA"]
+ALGORITHMS: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA")
+TENANT_CLAIM = "tenant"
+_START_TIMEOUT_SECONDS = 10
+_RSA_BITS = 2048
+
+
+class Issuer:
+    """Serves `jwks_url` from a thread of its own while started. `fetches` counts how often the keys were asked for.
+
+    `rotate()` adds new keys and uses them from then on; the old ones stay published until `retire_old_keys()`.
+    """
+
+    def __init__(self, audience: str = "billing") -> None:
+        self.audience = audience
+        self.fetches = 0
+        self._generations: list[dict[Algorithm, RSAKey | ECKey | OKPKey]] = [_generate()]
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        routes = [Route("/.well-known/jwks.json", self._serve_keys)]
+        config = uvicorn.Config(Starlette(routes=routes), log_config=None, access_log=False, lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._serve, name="sandbox-issuer", daemon=True)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    @property
+    def issuer(self) -> str:
+        return f"http://127.0.0.1:{self._socket.getsockname()[1]}"
+
+    @property
+    def jwks_url(self) -> str:
+        return f"{self.issuer}/.well-known/jwks.json"
+
+    def env(self) -> dict[str, str]:
+        """What the shim needs to trust this issuer."""
+        return {"JWKS_URL": self.jwks_url, "JWT_ISSUER": self.issuer, "JWT_AUDIENCE": self.audience}
+
+    def start(self) -> Self:
+        self._thread.start()
+        deadline = time.monotonic() + _START_TIMEOUT_SECONDS
+        while not self._server.started:
+            if time.monotonic() > deadline:
+                raise TimeoutError("the sandbox issuer did not start")
+            time.sleep(0.005)
+        return self
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(_START_TIMEOUT_SECONDS)
+        self._socket.close()
+
+    def mint(
+        self,
+        tenant: str,
+        scopes: Sequence[str] = (),
+        ttl_seconds: int = 300,
+        *,
+        algorithm: Algorithm = "ES256",
+        kid: str | None = None,
+        **overrides: Any,
+    ) -> str:
+        """A signed token. `overrides` replace claims, and remove those given as None. `kid` forges the key id."""
+        now = int(time.time())
+        claims = {
+            "iss": self.issuer,
+            "aud": self.audience,
+            "sub": f"user-of-{tenant}",
+            TENANT_CLAIM: tenant,
+            "scope": " ".join(scopes),
+            "iat": now,
+            "nbf": now,
+            "exp": now + ttl_seconds,
+            "jti": str(uuid.uuid4()),
+        } | overrides
+        key = self._generations[-1][algorithm]
+        header = {"alg": algorithm, "typ": "JWT", "kid": kid or key.kid}
+        present = {name: value for name, value in claims.items() if value is not None}
+        return jwt.encode(header, present, key, algorithms=[algorithm])
+
+    def rotate(self) -> None:
+        self._generations.append(_generate())
+
+    def retire_old_keys(self) -> None:
+        del self._generations[:-1]
+
+    async def _serve_keys(self, request: Request) -> JSONResponse:
+        self.fetches += 1
+        keys = [key.as_dict(private=False) for generation in self._generations for key in generation.values()]
+        return JSONResponse({"keys": keys})
+
+    def _serve(self) -> None:
+        self._server.run(sockets=[self._socket])
+
+
+def _generate() -> dict[Algorithm, RSAKey | ECKey | OKPKey]:
+    def parameters(algorithm: Algorithm) -> KeyParameters:
+        return {"kid": f"{algorithm}-{uuid.uuid4().hex[:8]}", "use": "sig", "alg": algorithm}
+
+    return {
+        "RS256": RSAKey.generate_key(_RSA_BITS, parameters("RS256")),
+        "ES256": ECKey.generate_key("P-256", parameters("ES256")),
+        "EdDSA": OKPKey.generate_key("Ed25519", parameters("EdDSA")),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A token issuer for development.")
+    parser.add_argument("tenant")
+    parser.add_argument("scopes", nargs="*")
+    parser.add_argument("--ttl-seconds", type=int, default=3600)
+    arguments = parser.parse_args()
+    with Issuer() as issuer:
+        for name, value in issuer.env().items():
+            print(f"{name}={value}")
+        print(f"TOKEN={issuer.mint(arguments.tenant, arguments.scopes, arguments.ttl_seconds)}", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            return
+
+
+if __name__ == "__main__":
+    main()

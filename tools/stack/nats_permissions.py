@@ -1,0 +1,97 @@
+"""Who may publish and subscribe to what on NATS: one table per role, shared by the dev stack and the Helm chart.
+
+Inboxes: roles use the client's default `_INBOX.<random>`; a tenant may only listen below `_INBOX.<tenant>.`
+(nats-py: `inbox_prefix=b"_INBOX.<tenant>"`), so that no tenant can hear another's outcomes.
+
+Events: a tenant may make and read exactly one consumer of BILLING_EVENTS, the durable `tenant-<tenant>`. JetStream
+carries the consumer's name and filter subject in the API subject and refuses a body that says otherwise, so these
+permissions bind both.
+"""
+
+from typing import NamedTuple
+
+CONSUMED_BY_HANDLERS = ("BILLING_COMMANDS", "BILLING_REPLAY", "BILLING_JOBS")
+CONSUMED_BY_WORKER = ("BILLING_JOBS", "BILLING_REPLAY")
+
+_LOOK = ("$JS.API.INFO", "$JS.API.STREAM.INFO.*", "$JS.API.STREAM.NAMES", "$JS.API.CONSUMER.INFO.>")
+
+
+class Permissions(NamedTuple):
+    """Subjects a user may publish to and subscribe to; everything else is refused."""
+
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+
+
+def _consume(*streams: str) -> tuple[str, ...]:
+    return tuple(
+        subject for stream in streams for subject in (f"$JS.API.CONSUMER.MSG.NEXT.{stream}.>", f"$JS.ACK.{stream}.>")
+    )
+
+
+ROLES: dict[str, Permissions] = {
+    # `billing migrate`: declares streams and durables.
+    "admin": Permissions(publish=(">",), subscribe=(">",)),
+    "handlers": Permissions(
+        publish=(*_LOOK, *_consume(*CONSUMED_BY_HANDLERS), "_INBOX.>", "billing.v1.dlq.>"),
+        subscribe=("billing.v1.qry.>", "_INBOX.>"),
+    ),
+    "worker": Permissions(
+        publish=(
+            *_LOOK,
+            *_consume(*CONSUMED_BY_WORKER),
+            "billing.v1.evt.>",
+            "audit.v1.billing.>",
+            "billing.v1.dlq.>",
+            "_INBOX.>",
+        ),
+        subscribe=("_INBOX.>",),
+    ),
+    "shim": Permissions(publish=("billing.v1.cmd.>", "billing.v1.qry.>"), subscribe=("_INBOX.>",)),
+    # A person at the command line: reads every stream, replays, sends commands; changes no stream.
+    "operator": Permissions(
+        publish=(
+            *_LOOK,
+            "$JS.API.STREAM.LIST",
+            "$JS.API.STREAM.MSG.GET.*",
+            "$JS.API.DIRECT.GET.>",
+            "$JS.API.CONSUMER.>",
+            "$JS.ACK.>",
+            "billing.v1.cmd.>",
+            "billing.v1.qry.>",
+            "billing.v1.replay.>",
+        ),
+        subscribe=("_INBOX.>", "billing.v1.evt.>", "billing.v1.dlq.>"),
+    ),
+}
+
+
+def tenant_user(tenant: str) -> str:
+    return f"tenant-{tenant}"
+
+
+def tenant_inbox_prefix(tenant: str) -> str:
+    """The inbox prefix a tenant's client must be given."""
+    return f"_INBOX.{tenant}"
+
+
+def tenant_consumer(tenant: str) -> str:
+    """The one consumer of BILLING_EVENTS that is the tenant's."""
+    return f"tenant-{tenant}"
+
+
+def tenant_permissions(tenant: str) -> Permissions:
+    consumer = f"BILLING_EVENTS.{tenant_consumer(tenant)}"
+    return Permissions(
+        publish=(
+            f"billing.v1.cmd.{tenant}.>",
+            f"billing.v1.qry.{tenant}.>",
+            f"$JS.API.CONSUMER.CREATE.{consumer}.billing.v1.evt.{tenant}.>",
+            f"$JS.API.CONSUMER.INFO.{consumer}",
+            f"$JS.API.CONSUMER.DELETE.{consumer}",
+            f"$JS.API.CONSUMER.MSG.NEXT.{consumer}",
+            f"$JS.ACK.{consumer}.>",
+            f"$JS.FC.{consumer}.>",
+        ),
+        subscribe=(f"{tenant_inbox_prefix(tenant)}.>", f"billing.v1.evt.{tenant}.>"),
+    )
