@@ -1,0 +1,1 @@
+"""Logs, traces, metrics and health: the same for every role."""

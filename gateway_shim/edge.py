@@ -1,0 +1,128 @@
+"""Round every request: the in-flight limit, correlation id, security headers, metrics, and a problem document for
+whatever goes wrong inside."""
+
+import re
+import time
+from http import HTTPMethod
+
+import structlog
+import uuid_utils
+from prometheus_client import Counter, Gauge, Histogram
+from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from adapters.telemetry import tracing
+from gateway_shim import problems
+from gateway_shim.problems import HttpProblem, ShimCode
+
+CORRELATION_HEADER = "X-Correlation-Id"
+KONG_REQUEST_ID = b"x-kong-request-id"
+CLIENT_CLOSED_STATUS = 499  # nginx's and Kong's convention, in metrics only: nobody is left to read it
+UNMATCHED = "unmatched"
+
+REQUESTS = Counter("billing_http_requests_total", "HTTP requests answered", ["method", "route", "status"])
+DURATION = Histogram(
+    "billing_http_request_duration_seconds",
+    "From the request's headers to the end of its response",
+    ["method", "route"],
+    # 3 s is where payment latency triggers a rollback; 2.5 s is the default reply timeout.
+    buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 3, 5, 10),
+)
+IN_FLIGHT = Gauge("billing_http_requests_in_flight", "HTTP requests being worked on")
+
+_CORRELATION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_METHODS = frozenset(HTTPMethod)
+_SECURITY_HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+}
+
+log = structlog.get_logger()
+
+
+class Edge:
+    """Pure ASGI. Puts `correlation_id` and `traceparent` into `scope["state"]`."""
+
+    def __init__(self, app: ASGIApp, *, in_flight_max: int) -> None:
+        self._app, self._in_flight_max, self._in_flight = app, in_flight_max, 0
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        exchange = _Exchange(scope, send)
+        self._in_flight += 1
+        IN_FLIGHT.set(self._in_flight)
+        try:
+            await self._respond(exchange, scope, receive)
+        finally:
+            self._in_flight -= 1
+            IN_FLIGHT.set(self._in_flight)
+            exchange.record()
+
+    async def _respond(self, exchange: "_Exchange", scope: Scope, receive: Receive) -> None:
+        incoming = exchange.header(tracing.TRACEPARENT.encode())
+        attributes = {"billing.correlation_id": exchange.correlation_id}
+        with tracing.span(f"HTTP {exchange.method}", "server", traceparent=incoming, attributes=attributes) as outgoing:
+            scope["state"] = {"correlation_id": exchange.correlation_id, "traceparent": outgoing}
+            try:
+                if self._in_flight > self._in_flight_max:
+                    raise HttpProblem(ShimCode.OVERLOADED)
+                await self._app(scope, receive, exchange.send)
+            except ClientDisconnect:
+                exchange.status = CLIENT_CLOSED_STATUS
+            except HttpProblem as problem:
+                await problems.response(problem, exchange.correlation_id)(scope, receive, exchange.send)
+            except Exception as error:  # the last line of defence: the client gets an id, the log gets the place
+                log.error("http_request_failed", correlation_id=exchange.correlation_id, exc_info=error)
+                if exchange.started:
+                    raise
+                unexpected = problems.response(HttpProblem(ShimCode.INTERNAL_ERROR), exchange.correlation_id)
+                await unexpected(scope, receive, exchange.send)
+
+
+class _Exchange:
+    """One request and its response."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        self._scope, self._send = scope, send
+        self._started_at = time.perf_counter()
+        # A method is the client's text until it is known: it must not become a metric label of its own.
+        self.method: str = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        self.status = 0
+        self.started = False
+        given = self.header(KONG_REQUEST_ID)
+        self.correlation_id = given if given and _CORRELATION_ID.fullmatch(given) else uuid_utils.uuid7().hex
+
+    def header(self, name: bytes) -> str | None:
+        """The header's value, or None where it is missing or given twice."""
+        values = [value for key, value in self._scope["headers"] if key == name]
+        return values[0].decode("latin-1") if len(values) == 1 else None
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.started, self.status = True, message["status"]
+            headers = MutableHeaders(scope=message)
+            for name, value in _SECURITY_HEADERS.items():
+                headers.setdefault(name, value)
+            headers[CORRELATION_HEADER] = self.correlation_id
+        await self._send(message)
+
+    def record(self) -> None:
+        """Count, time and log. The route is the template, never the path: paths hold ids."""
+        route = getattr(self._scope.get("route"), "path", UNMATCHED)
+        elapsed = time.perf_counter() - self._started_at
+        self.status = self.status or CLIENT_CLOSED_STATUS  # cancelled before there was an answer
+        REQUESTS.labels(self.method, route, str(self.status)).inc()
+        DURATION.labels(self.method, route).observe(elapsed)
+        log.info(
+            "http_request",
+            method=self.method,
+            route=route,
+            status=self.status,
+            duration_ms=round(elapsed * 1000, 1),
+            correlation_id=self.correlation_id,
+            **self._scope.get("state", {}).get("log", {}),
+        )

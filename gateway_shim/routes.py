@@ -1,0 +1,88 @@
+"""The route table: adding a capability to the HTTP surface is one line here.
+
+Path parameters are fields of the command's or query's body; the rest of a command is the HTTP body, the rest of a query
+is the query string.
+"""
+
+import re
+from typing import NamedTuple
+
+from schemas.base import CommandBody, QueryBody
+from schemas.registry import COMMANDS, QUERIES, CommandSpec, QuerySpec
+
+_PARAMETER = re.compile(r"\{(\w+)\}")
+
+
+class Route(NamedTuple):
+    """`status` is what a newly applied command answers: 201 where it makes something, else 200."""
+
+    method: str
+    path: str
+    name: str
+    status: int = 200
+
+    @property
+    def command(self) -> CommandSpec | None:
+        return COMMANDS.get(self.name)
+
+    @property
+    def spec(self) -> CommandSpec | QuerySpec:
+        return COMMANDS[self.name] if self.name in COMMANDS else QUERIES[self.name]
+
+    @property
+    def model(self) -> type[CommandBody] | type[QueryBody]:
+        spec = self.spec
+        return spec.payload if isinstance(spec, CommandSpec) else spec.request
+
+    @property
+    def path_parameters(self) -> tuple[str, ...]:
+        return tuple(_PARAMETER.findall(self.path))
+
+
+ROUTES = (
+    Route("POST", "/v1/accounts", "account.open", 201),
+    Route("PATCH", "/v1/accounts/{account_id}", "account.update"),
+    Route("POST", "/v1/accounts/{account_id}/close", "account.close"),
+    Route("POST", "/v1/price-lists", "pricelist.publish", 201),
+    Route("POST", "/v1/charges", "charge.capture", 201),
+    Route("POST", "/v1/charges/{charge_id}/void", "charge.void"),
+    Route("POST", "/v1/invoices", "invoice.create", 201),
+    Route("POST", "/v1/invoices/{invoice_id}/issue", "invoice.issue"),
+    Route("POST", "/v1/invoices/{invoice_id}/void", "invoice.void"),
+    Route("POST", "/v1/invoices/{invoice_id}/write-off", "invoice.write_off"),
+    Route("POST", "/v1/credit-notes", "credit_note.issue", 201),
+    Route("POST", "/v1/payments", "payment.record", 201),
+    Route("POST", "/v1/payments/{payment_id}/allocations", "payment.allocate", 201),
+    Route("POST", "/v1/payments/{payment_id}/unallocate", "payment.unallocate"),
+    Route("POST", "/v1/payments/{payment_id}/refunds", "payment.refund", 201),
+    Route("POST", "/v1/payments/{payment_id}/reverse", "payment.reverse"),
+    Route("POST", "/v1/periods", "period.open", 201),
+    Route("POST", "/v1/periods/{period}/close", "period.close"),
+    Route("POST", "/v1/periods/{period}/reopen", "period.reopen"),
+    Route("POST", "/v1/ledger/accounts", "ledger.define_account", 201),
+    Route("POST", "/v1/ledger/adjustments", "ledger.adjust", 201),
+    Route("GET", "/v1/accounts", "account.list"),
+    Route("GET", "/v1/accounts/{account_id}", "account.get"),
+    Route("GET", "/v1/accounts/{account_id}/balance", "account.balance"),
+    Route("GET", "/v1/accounts/{account_id}/activity", "account.activity"),
+    Route("GET", "/v1/charges", "charge.list"),
+    Route("GET", "/v1/charges/{charge_id}", "charge.get"),
+    Route("GET", "/v1/invoices", "invoice.list"),
+    Route("GET", "/v1/invoices/{invoice_id}", "invoice.get"),
+    Route("GET", "/v1/payments", "payment.list"),
+    Route("GET", "/v1/payments/{payment_id}", "payment.get"),
+    Route("GET", "/v1/ledger/trial-balance", "ledger.trial_balance"),
+    Route("GET", "/v1/ledger/transfers", "ledger.transfers"),
+    Route("GET", "/v1/ledger/verification", "ledger.verify"),
+    Route("GET", "/v1/reports/aging", "report.aging"),
+    Route("GET", "/v1/reports/revenue", "report.revenue"),
+    Route("GET", "/v1/commands/{command_id}", "command.get"),
+)
+
+
+def by_path() -> dict[str, dict[str, Route]]:
+    """Path template → method → route, in the order of the table."""
+    found: dict[str, dict[str, Route]] = {}
+    for route in ROUTES:
+        found.setdefault(route.path, {})[route.method] = route
+    return found
