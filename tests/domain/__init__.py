@@ -1,0 +1,1 @@
+"""Pure tests of the domain: no servers, no clock, no I/O."""
