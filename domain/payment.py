@@ -16,6 +16,7 @@ from domain.entities import Account, Allocation, Entity, Invoice, Payment
 from domain.invoice import invoice_event, not_open
 from domain.lookups import ACCOUNT, INVOICE, PAYMENT
 from domain.snapshot import Needs, Snapshot
+from schemas.base import MAX_AMOUNT_MINOR
 from schemas.codes import Code
 from schemas.payment import (
     AllocatePayment,
@@ -140,7 +141,7 @@ def decide_record(snapshot: Snapshot, command: Command[RecordPayment]) -> Decisi
     if body.amount.currency != account.currency:
         return rejected(Code.CURRENCY_MISMATCH, expected=account.currency, given=body.amount.currency)
     payment = _payment(command, account, received_on, sum(item.amount_minor for item in body.allocations))
-    if payment.value_minor <= 0:
+    if not 0 < payment.value_minor <= MAX_AMOUNT_MINOR:
         return rejected(Code.AMOUNT_OUT_OF_RANGE, cash_rounding_minor=payment.cash_rounding_minor)
     if refusal := amounts_refusal(parts, payment.value_minor):
         return refusal
