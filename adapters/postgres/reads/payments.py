@@ -1,0 +1,77 @@
+"""Queries about payments."""
+
+from typing import Any
+
+from sqlalchemy import Row, bindparam, func, select
+
+from adapters.postgres.reads.asking import Asking, owned
+from adapters.postgres.reads.paging import Keyset, page
+from adapters.postgres.tables import allocation, payment
+from schemas.codes import Code
+from schemas.outcome import Problem, problem
+from schemas.payment import (
+    AllocationChange,
+    GetPayment,
+    ListPayments,
+    PaymentPage,
+    PaymentSummary,
+    PaymentView,
+)
+
+_PAYMENTS = select(payment).where(owned(payment))
+_PAYMENT = _PAYMENTS.where(payment.c.id == bindparam("payment_id"))
+_ALLOCATED = func.sum(allocation.c.amount_minor)
+# What stands on each invoice now: an allocation and the row that took it back cancel out.
+_ALLOCATIONS = (
+    select(allocation.c.invoice_id, _ALLOCATED.label("amount_minor"))
+    .where(owned(allocation), allocation.c.payment_id == bindparam("payment_id"))
+    .group_by(allocation.c.invoice_id)
+    .having(_ALLOCATED != 0)
+    .order_by(func.min(allocation.c.recorded_at), allocation.c.invoice_id)
+)
+_NEWEST_FIRST = Keyset.by_time(payment.c.recorded_at, payment.c.id)
+
+
+async def get(asking: Asking, query: GetPayment) -> PaymentView | Problem:
+    parameters = {**asking.parameters, "payment_id": query.payment_id}
+    row = (await asking.connection.execute(_PAYMENT, parameters)).one_or_none()
+    if row is None:
+        return problem(Code.PAYMENT_NOT_FOUND)
+    allocations = (await asking.connection.execute(_ALLOCATIONS, parameters)).all()
+    changes = tuple(
+        AllocationChange(invoice_id=made.invoice_id, amount_minor=int(made.amount_minor)) for made in allocations
+    )
+    return PaymentView(**_summary(row), allocations=changes)
+
+
+async def listed(asking: Asking, query: ListPayments) -> PaymentPage | Problem:
+    statement, parameters = _PAYMENTS, dict[str, Any](asking.parameters)
+    if query.account_id is not None:
+        statement = statement.where(payment.c.account_id == bindparam("account_id"))
+        parameters["account_id"] = query.account_id
+    found = await page(asking.connection, statement, _NEWEST_FIRST, query, **parameters)
+    if isinstance(found, Problem):
+        return found
+    return PaymentPage(
+        items=tuple(PaymentSummary(**_summary(row)) for row in found.rows), next_cursor=found.next_cursor
+    )
+
+
+def _summary(row: Row[Any]) -> dict[str, Any]:
+    left = row.amount_minor + row.cash_rounding_minor - row.allocated_minor - row.refunded_minor
+    return {
+        "payment_id": row.id,
+        "status": row.status,
+        "currency": row.currency,
+        "amount_minor": row.amount_minor,
+        "allocated_minor": row.allocated_minor,
+        "refunded_minor": row.refunded_minor,
+        "unapplied_minor": 0 if row.status == "reversed" else left,
+        "account_id": row.account_id,
+        "method": row.method,
+        "received_on": row.received_on,
+        "reference": row.reference,
+        "party_id": row.party_id,
+        "cash_rounding_minor": row.cash_rounding_minor,
+        "recorded_at": row.recorded_at,
+    }

@@ -1,0 +1,171 @@
+"""Answers queries: core NATS request-reply, no stream, no ack. A lost answer is asked again.
+
+queries = Queries(primary, replica, directory.profile)
+register(broker, queries)
+"""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+
+import orjson
+import structlog
+from faststream.nats import NatsBroker, NatsMessage
+from faststream.nats.annotations import NatsMessage as IncomingMessage
+from pydantic import ValidationError
+
+from adapters.postgres.reads import READS, Asking
+from adapters.telemetry import tracing
+from domain.calendar import business_date
+from handlers import query_metrics as metrics
+from handlers.read_source import DATABASE_ERRORS, Behind, ReadDatabase, ReadSource, Source
+from schemas.base import QueryBody, WireModel
+from schemas.codes import Code
+from schemas.headers import TRACEPARENT
+from schemas.outcome import Answer, Problem, problem
+from schemas.registry import QUERIES
+from schemas.subjects import QUERY_PREFIX, Address, parse
+from schemas.tenant import TenantProfile
+
+log = structlog.get_logger()
+
+QUEUE_GROUP = "billing-queries"
+SUBJECT = f"{QUERY_PREFIX}.*.*.*"
+QUERY_TIMEOUT_SECONDS = 5.0
+VERIFY_TIMEOUT_SECONDS = 300.0  # hashing 100,000 transfers takes about a second
+CONCURRENCY = 16  # below the connection pool's 20, so that queries never take the last connection
+VERIFY_CONCURRENCY = 1  # it is CPU in this process and scans in PostgreSQL
+MAX_WAITING = 1_000  # messages not yet started; the broker drops further ones, and their senders time out
+MAX_ANSWER_BYTES = 1_000_000  # NATS takes 1 MiB, headers included
+MAX_FIELDS = 20  # paths of invalid fields an answer lists
+MAX_FIELD_CHARACTERS = 100
+
+Profile = Callable[[str], Awaitable[TenantProfile | Code]]
+Result = WireModel | Problem
+
+
+class Queries:
+    """`profile` is the tenant directory's: who the tenant is, or why it is refused (entitlement, residency)."""
+
+    def __init__(
+        self, primary: ReadDatabase, replica: ReadDatabase | None, profile: Profile, *, concurrency: int = CONCURRENCY
+    ) -> None:
+        self._source = ReadSource(primary, replica)
+        self._profile = profile
+        self._slots = asyncio.Semaphore(concurrency)
+        self._verify_slots = asyncio.Semaphore(VERIFY_CONCURRENCY)
+
+    async def answer(self, subject: str, body: bytes) -> bytes:
+        """The answer as JSON (schemas.outcome.Answer). Raises nothing but cancellation."""
+        started = time.perf_counter()
+        address = parse(subject)
+        name = address.name if address and address.name in QUERIES else metrics.UNKNOWN
+        answered = _encoded(await self._bounded(name, address, body))
+        metrics.QUERIES.labels(name, answered.outcome).inc()
+        metrics.DURATION.labels(name).observe(time.perf_counter() - started)
+        return answered.body
+
+    async def _bounded(self, name: str, address: Address | None, body: bytes) -> Answer:
+        verifying = name == "ledger.verify"
+        seconds = VERIFY_TIMEOUT_SECONDS if verifying else QUERY_TIMEOUT_SECONDS
+        try:
+            async with asyncio.timeout(seconds), self._verify_slots if verifying else self._slots:
+                return await self._answer(address, body)
+        except DATABASE_ERRORS as error:
+            log.warning("query_failed", query=name, tenant_id=address and address.tenant_id, error=type(error).__name__)
+        except Exception:
+            # A bug in one query: its caller gets an answer, and the subscriber lives on.
+            log.exception("query_crashed", query=name, tenant_id=address and address.tenant_id)
+        return Answer(error=problem(Code.SERVICE_UNAVAILABLE))
+
+    async def _answer(self, address: Address | None, body: bytes) -> Answer:
+        if address is None:
+            return Answer(error=problem(Code.UNKNOWN_COMMAND))
+        profile = await self._profile(address.tenant_id)
+        if isinstance(profile, Code):
+            return Answer(error=problem(profile))
+        if address.name not in READS:
+            return Answer(error=problem(Code.UNKNOWN_COMMAND))
+        query = decode(address, body)
+        if isinstance(query, Problem):
+            return Answer(error=query)
+        return await self._read(address, profile, query)
+
+    async def _read(self, address: Address, profile: TenantProfile, query: QueryBody) -> Answer:
+        async with self._source.replica(address.tenant_id, query.at_least) as source:
+            if source is not None:
+                try:
+                    return await _run(source, address, profile, query)
+                except DATABASE_ERRORS as error:
+                    self._source.failed(error)
+        try:
+            async with self._source.primary(address.tenant_id, query.at_least) as source:
+                return await _run(source, address, profile, query)
+        except Behind:
+            return Answer(error=problem(Code.SERVICE_UNAVAILABLE, fields=["at_least"]))
+
+
+async def _run(source: Source, address: Address, profile: TenantProfile, query: QueryBody) -> Answer:
+    today = business_date(profile, datetime.now(UTC))
+    result = await READS[address.name](Asking(source.connection, address.tenant_id, today), query)
+    if isinstance(result, Problem):
+        return Answer(error=result, position=source.position.state)
+    return Answer(result=result.model_dump(mode="json"), position=source.position.state)
+
+
+def decode(address: Address, body: bytes) -> QueryBody | Problem:
+    """The query in a body; no body means no fields. A refusal lists the paths of what is wrong, never a value."""
+    text = body or b"{}"
+    try:
+        named = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return problem(Code.MALFORMED_COMMAND, "the body is not JSON")
+    tenant_id = named.get("tenant_id") if isinstance(named, dict) else None
+    if isinstance(tenant_id, str) and tenant_id != address.tenant_id:
+        return problem(Code.TENANT_MISMATCH)
+    try:
+        return QUERIES[address.name].request.model_validate_json(text)
+    except ValidationError as error:
+        fields = {".".join(map(str, detail["loc"]))[:MAX_FIELD_CHARACTERS] for detail in error.errors()}
+        return problem(Code.MALFORMED_COMMAND, fields=sorted(fields)[:MAX_FIELDS])
+
+
+class _Encoded:
+    __slots__ = ("body", "outcome")
+
+    def __init__(self, body: bytes, outcome: str) -> None:
+        self.body, self.outcome = body, outcome
+
+
+def _encoded(answer: Answer) -> _Encoded:
+    body = answer.model_dump_json().encode()
+    if len(body) > MAX_ANSWER_BYTES:
+        # Better a refusal that says what to do than a publish that the broker refuses, which looks like silence.
+        refusal = problem(Code.MALFORMED_COMMAND, "the answer is too large: ask with a lower limit", fields=["limit"])
+        answer = Answer(error=refusal)
+        body = answer.model_dump_json().encode()
+    return _Encoded(body, answer.error.code if answer.error else "ok")
+
+
+def register(broker: NatsBroker, queries: Queries) -> None:
+    """Subscribes `queries` on the broker. Several processes share the load through the queue group."""
+
+    @broker.subscriber(
+        SUBJECT,
+        queue=QUEUE_GROUP,
+        max_workers=CONCURRENCY,
+        pending_msgs_limit=MAX_WAITING,
+        decoder=_raw,
+        include_in_schema=False,
+    )
+    async def answer(message: IncomingMessage) -> bytes:
+        subject = message.raw_message.subject
+        parent = message.headers.get(TRACEPARENT)
+        with tracing.span("billing.query", "server", traceparent=parent):
+            return await queries.answer(subject, message.body)
+
+
+async def _raw(message: NatsMessage) -> bytes:
+    """Bodies are validated by `decode`, whose refusals are answers; FastStream's own decoding would drop the message."""
+    return bytes(message.body)
