@@ -39,7 +39,6 @@ class Verdict(NamedTuple):
     `failure`: its `decide` raised, which is a bug; nothing is stored and the command should be dead-lettered.
     """
 
-    command: Command[Any]
     status: Literal["applied", "duplicate", "rejected", "deferred", "failed"]
     result: str | None = None
     error: str | None = None
@@ -72,16 +71,14 @@ def _execute_one(snapshot: Snapshot, command: Command[Any]) -> Verdict:
             ledger.check(decision.postings)
             return _apply(snapshot, command, decision)
     except Exception as failure:  # a bug in one capability must not stop its neighbours in the batch
-        return Verdict(command, "failed", failure=failure, code=Code.COMMAND_FAILED)
+        return Verdict("failed", failure=failure, code=Code.COMMAND_FAILED)
     return _refuse(snapshot, command, decision)
 
 
 def _replayed(stored: InboxEntry, command: Command[Any]) -> Verdict:
     if stored.payload_hash != command.payload_hash:
-        return Verdict(
-            command, "rejected", error=_json(problem(Code.IDEMPOTENCY_KEY_REUSED)), code=Code.IDEMPOTENCY_KEY_REUSED
-        )
-    return Verdict(command, "duplicate", stored.result, stored.error)
+        return Verdict("rejected", error=_json(problem(Code.IDEMPOTENCY_KEY_REUSED)), code=Code.IDEMPOTENCY_KEY_REUSED)
+    return Verdict("duplicate", stored.result, stored.error)
 
 
 def _decide(snapshot: Snapshot, command: Command[Any]) -> Decision:
@@ -93,11 +90,11 @@ def _decide(snapshot: Snapshot, command: Command[Any]) -> Decision:
 def _refuse(snapshot: Snapshot, command: Command[Any], decision: Rejected) -> Verdict:
     code, error = decision.problem.code, _json(decision.problem)
     if decision.awaits and command.may_wait:
-        return Verdict(command, "deferred", error=error, code=code)
+        return Verdict("deferred", error=error, code=code)
     if not decision.problem.retryable:
         book = _book(snapshot, command)
         _record(snapshot, command, book, "rejected", None, error)
-    return Verdict(command, "rejected", error=error, code=code)
+    return Verdict("rejected", error=error, code=code)
 
 
 def _apply(snapshot: Snapshot, command: Command[Any], accepted: Accepted) -> Verdict:
@@ -114,7 +111,7 @@ def _apply(snapshot: Snapshot, command: Command[Any], accepted: Accepted) -> Ver
     _record(
         snapshot, command, book._replace(event_sequence=book.event_sequence + len(outgoing)), "applied", result, None
     )
-    return Verdict(command, "applied", result=result)
+    return Verdict("applied", result=result)
 
 
 def _record(

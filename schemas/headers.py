@@ -31,3 +31,14 @@ def command_id(message_id: str | None) -> UUID | None:
     """The command id in a `Nats-Msg-Id`, or None where it is missing or not of the form `<uuid>[:<attempt>]`."""
     match = _MESSAGE_ID.fullmatch(message_id) if message_id else None
     return UUID(match[1]) if match else None
+
+# On dead letters: why, and where the message came from. The original headers travel along, `Nats-…` ones apart.
+DLQ_CODE = "Billing-Dlq-Code"
+DLQ_REASON = "Billing-Dlq-Reason"
+DLQ_CONSUMER = "Billing-Dlq-Consumer"
+DLQ_SUBJECT = "Billing-Dlq-Subject"
+DLQ_STREAM = "Billing-Dlq-Stream"
+DLQ_SEQUENCE = "Billing-Dlq-Sequence"
+DLQ_DELIVERIES = "Billing-Dlq-Deliveries"
+DLQ_RECORDED_AT = "Billing-Dlq-Recorded-At"
+DLQ_MESSAGE_ID = "Billing-Dlq-Message-Id"

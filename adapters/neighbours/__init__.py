@@ -1,0 +1,1 @@
+"""The outside services: what we ask of each, and who answers."""

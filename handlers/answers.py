@@ -1,0 +1,176 @@
+"""How a message ends: outcome to the reply inbox, acknowledgement, another try later, or the dead letter stream."""
+
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import orjson
+import structlog
+from nats import errors as nats_errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js import JetStreamContext
+from nats.js.errors import Error as JetStreamError
+
+from adapters.nats import acks
+from adapters.nats.topology import DLQ_STREAM
+from domain.engine import Verdict
+from handlers import metrics
+from handlers.inbound import Delivery, Inbound, Malformed
+from schemas import headers
+from schemas.codes import Code
+from schemas.outcome import Problem, problem
+from schemas.subjects import dlq_subject
+
+log = structlog.get_logger()
+
+# Doubling from 0.25 s: a message that waits for a neighbour or for PostgreSQL is tried again soon, but an outage of an hour
+# costs each waiting message about 120 deliveries, not 14,000.
+RETRY_FIRST_SECONDS = 0.25
+RETRY_MAX_SECONDS = 30.0
+DLQ_TIMEOUT_SECONDS = 5.0
+MAX_REASON_CHARACTERS = 500
+
+
+class Answered(NamedTuple):
+    """A message and what its command came to."""
+
+    inbound: Inbound
+    verdict: Verdict
+
+
+def retry_delay_seconds(delivered: int) -> float:
+    return min(RETRY_MAX_SECONDS, RETRY_FIRST_SECONDS * 2.0 ** min(delivered - 1, 10))
+
+
+class Answers:
+    """Answers for one consumer group. What cannot be sent is logged: the message comes again and is answered then."""
+
+    def __init__(self, connection: Client, jetstream: JetStreamContext, group: str) -> None:
+        self._connection = connection
+        self._jetstream = jetstream
+        self._group = group
+
+    async def settle(self, share: Sequence[Answered], position: str | None) -> None:
+        """Replies first, then acknowledgements: a crash between them repeats a reply, it never loses one."""
+        final = [answered for answered in share if answered.verdict.status not in ("deferred", "failed")]
+        for answered in final:
+            verdict = answered.verdict
+            metrics.COMMANDS.labels(answered.inbound.name, verdict.status, verdict.code or "").inc()
+        await self.reply(
+            (answered.inbound.reply_to, outcome(answered.inbound.command_id, answered.verdict, position))
+            for answered in final
+            if answered.inbound.reply_to
+        )
+        await acks.ack_all(self._connection, [answered.inbound.message for answered in final])
+        deferred = [answered.inbound for answered in share if answered.verdict.status == "deferred"]
+        await self.retry(deferred, "reference_not_there_yet")
+        for answered in share:
+            if answered.verdict.status == "failed" and answered.verdict.failure is not None:
+                await self.bury(answered.inbound, failure_problem(answered.verdict.failure))
+
+    async def retry(self, inbounds: Sequence[Inbound], reason: str) -> None:
+        """Gives messages back to be delivered again after a delay that grows with their deliveries."""
+        if not inbounds:
+            return
+        metrics.RETRIES.labels(self._group, reason).inc(len(inbounds))
+        for inbound in inbounds:
+            await inbound.message.nak(delay=retry_delay_seconds(inbound.delivery.delivered))
+
+    async def bury(self, letter: Inbound | Malformed, why: Problem) -> None:
+        """Dead-letters a message with its body, then says so to whoever waits for it."""
+        log.warning(
+            "command_dead_lettered",
+            command=letter.name,
+            command_id=str(letter.command_id),
+            tenant=letter.tenant_id,
+            code=why.code,
+            stream_sequence=letter.delivery.stream_sequence,
+        )
+        try:
+            await self._jetstream.publish(
+                dlq_subject(self._group, letter.tenant_id),
+                letter.message.data,
+                timeout=DLQ_TIMEOUT_SECONDS,
+                stream=DLQ_STREAM,
+                headers=dead_letter_headers(letter.message, letter.delivery, self._group, why),
+            )
+        except (nats_errors.Error, JetStreamError, TimeoutError) as error:
+            # The dead letter stream is full or away: the message must not be let go of.
+            log.error("dead_letter_not_stored", error=type(error).__name__, command_id=str(letter.command_id))
+            await letter.message.nak(delay=RETRY_MAX_SECONDS)
+            return
+        metrics.DEAD_LETTERS.labels(self._group, why.code).inc()
+        metrics.COMMANDS.labels(letter.name or "unknown", "dead_lettered", why.code).inc()
+        if letter.reply_to:
+            rejection = Verdict("rejected", error=orjson.dumps(why.model_dump(mode="json")).decode())
+            await self.reply([(letter.reply_to, outcome(letter.command_id, rejection, None))])
+        await letter.message.term()
+
+    async def reply(self, replies: Iterable[tuple[str, bytes]]) -> None:
+        publications = [(subject, body, None) for subject, body in replies]
+        if not publications:
+            return
+        for index in await acks.publish_many(self._connection, publications):
+            log.warning("reply_not_sendable", bytes=len(publications[index][1]))
+
+
+def outcome(command_id: UUID | None, verdict: Verdict, position: str | None) -> bytes:
+    """An outcome as JSON (schemas.outcome.Outcome), from the JSON texts of the verdict."""
+    body: dict[str, Any] = {
+        "command_id": command_id,
+        "status": verdict.status,
+        "result": orjson.Fragment(verdict.result) if verdict.result else None,
+        "error": orjson.Fragment(verdict.error) if verdict.error else None,
+        "position": position,
+    }
+    return orjson.dumps(body)
+
+
+def failure_problem(failure: BaseException) -> Problem:
+    """What is said of a bug or a data error: its kind. Its text may hold values, so it goes to no reply and no log."""
+    return problem(Code.COMMAND_FAILED, None, failure=type(failure).__name__)
+
+
+def dead_letter_headers(message: Msg, delivery: Delivery, group: str, why: Problem) -> dict[str, str]:
+    """The original headers and the story of the failure. `Nats-…` headers are instructions to the server (expectations,
+    roll-ups, time to live) that must not be carried out again; the original message id is kept under its own name."""
+    original = message.headers or {}
+    kept = {
+        name: value
+        for name, value in original.items()
+        if not name.lower().startswith(("nats-", "billing-dlq-")) and value.isprintable()
+    }
+    story = {
+        headers.DLQ_CODE: why.code.value,
+        headers.DLQ_REASON: _one_line(why),
+        headers.DLQ_CONSUMER: group,
+        headers.DLQ_SUBJECT: message.subject,
+        headers.DLQ_STREAM: delivery.stream,
+        headers.DLQ_SEQUENCE: str(delivery.stream_sequence),
+        headers.DLQ_DELIVERIES: str(delivery.delivered),
+        headers.DLQ_RECORDED_AT: delivery.recorded_at.isoformat(),
+        # One dead letter per message, however often it is buried: the stream's dedupe sees to it.
+        headers.MESSAGE_ID: f"{group}.{delivery.stream}.{delivery.stream_sequence}",
+    }
+    message_id = original.get(headers.MESSAGE_ID, "")
+    if message_id and message_id.isprintable():
+        story[headers.DLQ_MESSAGE_ID] = message_id
+    return kept | story
+
+
+def _one_line(why: Problem) -> str:
+    fields = why.details.get("fields", ())
+    parts = [why.message, *(f"{item['field']}: {item['problem']}" for item in fields)]
+    if failure := why.details.get("failure"):
+        parts.append(str(failure))
+    text = "; ".join(parts)
+    return "".join(character if character.isprintable() else "?" for character in text)[:MAX_REASON_CHARACTERS]
+
+
+async def quietly(answering: Awaitable[None]) -> None:
+    """Awaits an answer; one that cannot be sent because NATS is away is logged, since the message will come again."""
+    try:
+        await answering
+    except (nats_errors.Error, JetStreamError, OSError, TimeoutError) as error:
+        log.warning("answer_not_sent", error=type(error).__name__)

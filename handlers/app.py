@@ -1,0 +1,187 @@
+"""The `handlers` role: one batch subscriber per consumer group, the queries, and the probes, until asked to stop."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from time import monotonic
+from typing import Any, NamedTuple
+
+import structlog
+from faststream import AckPolicy
+from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
+from faststream.nats.annotations import NatsMessage as IncomingMessage
+from nats.aio.client import Client
+
+from adapters.nats import fetch
+from adapters.nats.connection import broker_options
+from adapters.nats.topology import COMMANDS_STREAM, command_subjects, durable
+from adapters.neighbours.ports import TenantDirectory, Terminology
+from adapters.neighbours.static import StaticNeighbours
+from adapters.postgres.database import Database
+from adapters.settings import DatabaseSettings, HandlersSettings, NatsSettings, RuntimeSettings, SettingsError
+from adapters.telemetry.probes import probes
+from domain.admission import admission
+from handlers.answers import Answers
+from handlers.pipeline import Pipeline
+from handlers.prepare import Preparation
+from handlers.queries import Queries, register
+from handlers.turns import Turns
+from handlers.watchdog import Watchdog, report_depth
+from schemas.codes import Code
+from schemas.registry import GROUPS
+from schemas.tenant import TenantProfile
+
+log = structlog.get_logger()
+
+
+class HandlersConfig(NamedTuple):
+    """The settings the role reads."""
+
+    runtime: RuntimeSettings
+    database: DatabaseSettings
+    nats: NatsSettings
+    handlers: HandlersSettings
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The consumer groups to run: those asked for, or all. Raises SettingsError for a name that is none."""
+        chosen = self.handlers.handler_groups or tuple(GROUPS)
+        if unknown := [name for name in chosen if name not in GROUPS]:
+            raise SettingsError([f"HANDLER_GROUPS: no such group: {', '.join(unknown)}; there are {', '.join(GROUPS)}"])
+        return tuple(chosen)
+
+
+async def run_handlers(config: HandlersConfig, stop: asyncio.Event) -> bool:
+    """Consumes until `stop` is set, then drains: what is in hand is finished, what was only fetched is given back.
+
+    Returns False where NATS closed the connection for good, in which case the process should end as failed.
+    """
+    closed_by_server = asyncio.Event()
+
+    async def on_closed() -> None:
+        if not stop.is_set():
+            closed_by_server.set()
+            stop.set()
+
+    async with AsyncExitStack() as resources:
+        broker, watchdogs = await _start(config, resources, on_closed)
+        connection = watchdogs[0].connection
+        liveness = {f"consumer_{watchdog.group}": watchdog.check for watchdog in watchdogs}
+        await resources.enter_async_context(
+            probes(
+                config.runtime.metrics_port,
+                host=config.runtime.metrics_host,
+                liveness=liveness,
+                readiness={"nats": lambda: None if connection.is_connected else "not connected"},
+            )
+        )
+        log.info("handlers_started", groups=config.groups)
+        depth = asyncio.create_task(report_depth(connection, config.groups, stop))
+        await stop.wait()
+        log.info("handlers_draining")
+        for watchdog in watchdogs:
+            await watchdog.drain()
+        await broker.stop()
+        await depth
+    log.info("handlers_stopped")
+    return not closed_by_server.is_set()
+
+
+async def _start(
+    config: HandlersConfig, resources: AsyncExitStack, on_closed: Callable[[], Awaitable[None]]
+) -> tuple[NatsBroker, list[Watchdog]]:
+    directory, terminology = neighbours(config.runtime)
+    database = await resources.enter_async_context(_database(config.database, config.database.database_url))
+    options = broker_options(creds=config.nats.nats_creds, name="billing-handlers", on_closed=on_closed)
+    broker: Any = NatsBroker(
+        config.nats.servers,
+        **options,
+        graceful_timeout=config.runtime.shutdown_grace_seconds,
+        logger=None,
+    )
+    connection: Client = await broker.connect()
+    turns = Turns(min(config.handlers.tenant_concurrency, config.database.database_pool_size))
+    preparation = Preparation(directory, terminology, config.runtime.region)
+    watchdogs, subscribers = [], []
+    for group in config.groups:
+        answers = Answers(connection, connection.jetstream(), group)
+        pipeline = Pipeline(group, database=database, preparation=preparation, answers=answers, turns=turns)
+        watchdog = Watchdog(group, connection)
+        subscribers.append(_subscribe(broker, group, config.handlers.fetch_batch_size, pipeline, watchdog))
+        watchdogs.append(watchdog)
+    replica = None
+    if config.database.database_read_url is not None:
+        replica = await resources.enter_async_context(_database(config.database, config.database.database_read_url))
+    register(broker, Queries(database, replica, _profile(directory, config.runtime.region)))
+    await broker.start()
+    for watchdog, subscriber in zip(watchdogs, subscribers, strict=True):
+        watchdog.fetch = fetch.install(subscriber, connection, durable=durable(watchdog.group))
+    return broker, watchdogs
+
+
+def _subscribe(broker: NatsBroker, group: str, batch_size: int, pipeline: Pipeline, watchdog: Watchdog) -> Any:
+    """A batch subscriber that sees raw messages: one that does not parse must not fail its neighbours."""
+    subscriber = broker.subscriber(
+        command_subjects(group)[0],
+        stream=JStream(COMMANDS_STREAM, declare=False),
+        durable=durable(group),
+        pull_sub=PullSub(batch_size=batch_size, batch=True, timeout=1.0),
+        ack_policy=AckPolicy.MANUAL,
+        decoder=_undecoded,
+        include_in_schema=False,
+    )
+
+    @subscriber
+    async def consume(message: IncomingMessage) -> None:
+        watchdog.handling(monotonic())
+        try:
+            messages: Any = message.raw_message  # in batch mode, all of them
+            await pipeline.handle(messages)
+        finally:
+            watchdog.handling(None)
+
+    return subscriber
+
+
+async def _undecoded(message: NatsMessage) -> None:
+    """The pipeline decodes; FastStream need not."""
+
+
+def neighbours(runtime: RuntimeSettings) -> tuple[TenantDirectory, Terminology]:
+    """Who answers for the outside services. Raises SettingsError: without one, no command could be admitted."""
+    if runtime.tenant_directory_file is None:
+        raise SettingsError(
+            [
+                "TENANT_DIRECTORY_FILE: missing; this release has no client for the tenant service yet, so the role needs the file"
+            ]
+        )
+    static = StaticNeighbours(runtime.tenant_directory_file)
+    return static, static
+
+
+def _profile(directory: TenantDirectory, region: str) -> Callable[[str], Awaitable[TenantProfile | Code]]:
+    """Queries pass the same admission as commands."""
+
+    async def profile(tenant_id: str) -> TenantProfile | Code:
+        found = await directory.profile(tenant_id)
+        refusal = admission(found, region)
+        if refusal is not None:
+            return refusal.code
+        return found if isinstance(found, TenantProfile) else found.code
+
+    return profile
+
+
+@asynccontextmanager
+async def _database(settings: DatabaseSettings, url: Any) -> AsyncIterator[Database]:
+    database = Database(
+        url.get_secret_value(),
+        application_name="billing-handlers",
+        pool_size=settings.database_pool_size,
+        checkout_timeout_seconds=settings.database_pool_timeout_seconds,
+        statement_timeout_ms=int(settings.database_statement_timeout_seconds * 1000),
+    )
+    try:
+        yield database
+    finally:
+        await database.close()

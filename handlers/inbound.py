@@ -1,0 +1,153 @@
+"""Decoding: each message by itself, against its own command's schema. A malformed one never costs its neighbours anything."""
+
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import NamedTuple
+from uuid import UUID
+
+import orjson
+from nats.aio.msg import Msg
+from pydantic import ValidationError
+
+from adapters.telemetry import tracing
+from schemas import headers
+from schemas.base import CommandBody
+from schemas.codes import Code
+from schemas.outcome import Problem, problem
+from schemas.registry import COMMANDS
+from schemas.subjects import parse
+
+# A pydantic report names every bad field; the first few say enough and keep replies and dead letters small.
+MAX_REPORTED_FIELDS = 10
+# $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<timestamp ns>.<pending>, with two more tokens
+# (domain, account hash) in front of the stream in the newer form.
+_ACK_TOKENS_OLD = 9
+
+
+class Delivery(NamedTuple):
+    """What JetStream says about a message: `recorded_at` is when the stream stored it, exact to the microsecond."""
+
+    stream: str
+    delivered: int
+    stream_sequence: int
+    recorded_at: datetime
+
+
+class Inbound(NamedTuple):
+    """A message whose body is sound."""
+
+    message: Msg
+    delivery: Delivery
+    tenant_id: str
+    name: str
+    command_id: UUID
+    body: CommandBody
+    payload_hash: bytes
+    reply_to: str | None
+    actor: str | None
+    correlation_id: str | None
+    traceparent: str | None
+
+
+class Malformed(NamedTuple):
+    """A message that will be dead-lettered, with as much of its identity as could be made out."""
+
+    message: Msg
+    delivery: Delivery
+    tenant_id: str
+    name: str
+    command_id: UUID | None
+    reply_to: str | None
+    problem: Problem
+
+
+def delivery(reply: str) -> Delivery:
+    """Parses the ack subject of a JetStream message. Raises ValueError for a message that is not one."""
+    tokens = reply.split(".")
+    if len(tokens) < _ACK_TOKENS_OLD or tokens[:2] != ["$JS", "ACK"]:
+        raise ValueError("not a JetStream message")
+    stream, _consumer, delivered, sequence, _, nanoseconds, *_ = (
+        tokens[2:] if len(tokens) == _ACK_TOKENS_OLD else tokens[4:]
+    )
+    seconds, rest = divmod(int(nanoseconds), 1_000_000_000)
+    recorded_at = datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1_000)
+    return Delivery(stream, int(delivered), int(sequence), recorded_at)
+
+
+def decode(message: Msg) -> Inbound | Malformed:
+    """No side effects. Checks, in this order: subject, headers, body, tenant named in the body."""
+    found = delivery(message.reply)
+    fields = message.headers or {}
+    address = parse(message.subject)
+    tenant_id, name = address or ("", "")
+    command_id = headers.command_id(fields.get(headers.MESSAGE_ID))
+    reply_to = fields.get(headers.REPLY_TO)
+    safe_reply_to = reply_to if reply_to and headers.REPLY_TO_VALUE.fullmatch(reply_to) else None
+    refusal = _header_refusal(fields, name, command_id, reply_to, safe_reply_to)
+    decoded = refusal or _body(message.data, name, tenant_id)
+    if isinstance(decoded, Problem) or command_id is None:
+        decoded = decoded if isinstance(decoded, Problem) else problem(Code.MESSAGE_ID_MISSING)
+        return Malformed(message, found, tenant_id, name, command_id, safe_reply_to, decoded)
+    model, digest = decoded
+    return Inbound(
+        message=message,
+        delivery=found,
+        tenant_id=tenant_id,
+        name=name,
+        command_id=command_id,
+        body=model,
+        payload_hash=digest,
+        reply_to=safe_reply_to,
+        actor=fields.get(headers.ACTOR),
+        correlation_id=fields.get(headers.CORRELATION_ID),
+        traceparent=tracing.valid(fields.get(headers.TRACEPARENT)),
+    )
+
+
+def payload_hash(name: str, data: bytes) -> bytes:
+    """SHA-256 over the command's name and its body with sorted keys: the same command, however it was serialised.
+
+    Raises orjson.JSONDecodeError.
+    """
+    canonical = orjson.dumps(orjson.loads(data), option=orjson.OPT_SORT_KEYS)
+    return sha256(name.encode() + b"\n" + canonical).digest()
+
+
+def _header_refusal(
+    fields: dict[str, str], name: str, command_id: UUID | None, reply_to: str | None, safe_reply_to: str | None
+) -> Problem | None:
+    if name not in COMMANDS:
+        return problem(Code.UNKNOWN_COMMAND)
+    if command_id is None:
+        return problem(Code.MESSAGE_ID_MISSING)
+    if reply_to is not None and safe_reply_to is None:
+        return problem(Code.MALFORMED_COMMAND, f"{headers.REPLY_TO} must be an _INBOX subject")
+    for header in (headers.ACTOR, headers.CORRELATION_ID):
+        value = fields.get(header)
+        if value is not None and not headers.ACTOR_VALUE.fullmatch(value):
+            return problem(
+                Code.MALFORMED_COMMAND, f"{header} must be 1 to 128 printable ASCII characters without spaces"
+            )
+    return None
+
+
+def _body(data: bytes, name: str, tenant_id: str) -> tuple[CommandBody, bytes] | Problem:
+    try:
+        digest = payload_hash(name, data)
+        model = COMMANDS[name].payload.model_validate_json(data)
+    except orjson.JSONDecodeError as error:
+        return problem(Code.MALFORMED_COMMAND, f"the body is not JSON: {error.msg} at byte {error.pos}")
+    except ValidationError as error:
+        return problem(Code.MALFORMED_COMMAND, None, fields=field_errors(error))
+    if model.tenant_id is not None and model.tenant_id != tenant_id:
+        return problem(Code.TENANT_MISMATCH)
+    return model, digest
+
+
+def field_errors(error: ValidationError) -> list[dict[str, str]]:
+    """Where and what, never the value: it may be a patient's."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return [
+        {"field": ".".join(str(part) for part in item["loc"]), "problem": item["msg"]}
+        for item in found[:MAX_REPORTED_FIELDS]
+    ]

@@ -1,0 +1,144 @@
+"""The walk of a batch: decode, prepare, then per tenant load → execute → save in one transaction, then answer.
+
+The only pipeline there is. Every consumer group has one; they share the database pool and the turns of the tenants. A batch is
+what was waiting: one command when idle, hundreds under load, and each tenant's share of it is one transaction.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from time import time
+
+import structlog
+from nats.aio.msg import Msg
+
+from adapters.postgres import errors
+from adapters.postgres.database import Database
+from adapters.postgres.load import load
+from adapters.postgres.save import save
+from adapters.telemetry import tracing
+from domain import engine
+from domain.decision import Command
+from domain.engine import Verdict
+from handlers import metrics
+from handlers.answers import Answered, Answers, failure_problem, quietly
+from handlers.inbound import Inbound, Malformed, decode
+from handlers.prepare import Preparation
+from handlers.turns import Turns
+from schemas.base import CommandBody
+
+log = structlog.get_logger()
+
+# Delivered this often, a message is tried alone, after its neighbours are done: if it is what kills the process, it no longer
+# takes them along.
+SUSPECT_DELIVERIES = 4
+
+
+class Pipeline:
+    """Handles the batches of one consumer group. `handle` raises nothing but cancellation."""
+
+    def __init__(
+        self, group: str, *, database: Database, preparation: Preparation, answers: Answers, turns: Turns
+    ) -> None:
+        self._group = group
+        self._database = database
+        self._preparation = preparation
+        self._answers = answers
+        self._turns = turns
+
+    async def handle(self, messages: Sequence[Msg]) -> None:
+        metrics.BATCH_SIZE.labels(self._group).observe(len(messages))
+        in_flight = metrics.IN_FLIGHT.labels(self._group)
+        in_flight.inc(len(messages))
+        try:
+            decoded = [decode(message) for message in messages]
+            malformed = [letter for letter in decoded if isinstance(letter, Malformed)]
+            shares = _shares([inbound for inbound in decoded if isinstance(inbound, Inbound)])
+            async with asyncio.TaskGroup() as tasks:
+                for letter in malformed:
+                    tasks.create_task(quietly(self._answers.bury(letter, letter.problem)))
+                for tenant_id, share in shares.items():
+                    tasks.create_task(self._tenant(tenant_id, share))
+        finally:
+            in_flight.dec(len(messages))
+
+    async def _tenant(self, tenant_id: str, share: Sequence[Inbound]) -> None:
+        """One tenant's share. Whatever happens to it stays with it."""
+        try:
+            commands = await self._preparation.commands(tenant_id, share)
+            pairs = list(zip(share, commands, strict=True))
+            trusted = [pair for pair in pairs if pair[0].delivery.delivered < SUSPECT_DELIVERIES]
+            suspects = [pair for pair in pairs if pair[0].delivery.delivered >= SUSPECT_DELIVERIES]
+            if trusted:
+                await self._apply(tenant_id, trusted)
+            for suspect in suspects:
+                await self._apply(tenant_id, [suspect])
+        except Exception as error:
+            log.exception("share_failed", tenant=tenant_id, group=self._group, error=type(error).__name__)
+            await quietly(self._answers.retry(share, "unexpected"))
+
+    async def _apply(self, tenant_id: str, pairs: Sequence[tuple[Inbound, Command[CommandBody]]]) -> None:
+        """Applies and answers. A transient failure gives the share back; a failure that one message causes is bisected
+        until that message is alone, and it is dead-lettered."""
+        try:
+            verdicts, position = await self._transact(tenant_id, pairs)
+        except Exception as error:
+            if errors.transient(error):
+                log.warning("share_postponed", tenant=tenant_id, group=self._group, error=type(error).__name__)
+                await quietly(self._answers.retry([inbound for inbound, _ in pairs], "transient"))
+            elif len(pairs) == 1:
+                log.exception("command_failed", tenant=tenant_id, command=pairs[0][0].name, error=type(error).__name__)
+                await quietly(self._answers.bury(pairs[0][0], failure_problem(error)))
+            else:
+                metrics.BISECTIONS.labels(self._group).inc()
+                middle = len(pairs) // 2
+                await self._apply(tenant_id, pairs[:middle])
+                await self._apply(tenant_id, pairs[middle:])
+            return
+        answered = [Answered(inbound, verdict) for (inbound, _), verdict in zip(pairs, verdicts, strict=True)]
+        for inbound, verdict in answered:
+            if verdict.failure is not None:
+                log.error(
+                    "command_failed",
+                    tenant=tenant_id,
+                    command=inbound.name,
+                    command_id=str(inbound.command_id),
+                    exc_info=verdict.failure,
+                )
+        await quietly(self._answers.settle(answered, position))
+        self._observe(answered)
+
+    async def _transact(
+        self, tenant_id: str, pairs: Sequence[tuple[Inbound, Command[CommandBody]]]
+    ) -> tuple[list[Verdict], str | None]:
+        """One transaction: nothing outside it has happened when this raises."""
+        commands = [command for _, command in pairs]
+        needs = engine.needs(commands)
+        async with self._turns.turn(tenant_id):
+            timer = metrics.TRANSACTION_DURATION.labels(self._group).time()
+            with timer, tracing.span("billing.batch", traceparent=_single(pairs), attributes={"commands": len(pairs)}):
+                async with self._database.transaction(tenant_id) as transaction:
+                    snapshot = await load(transaction.connection, tenant_id, needs)
+                    verdicts = engine.execute(snapshot, commands)
+                    await save(transaction.connection, tenant_id, snapshot.changes())
+                    transaction.wants_position = any(inbound.reply_to for inbound, _ in pairs)
+        metrics.TRANSACTION_SIZE.labels(self._group).observe(len(pairs))
+        return verdicts, transaction.position
+
+    def _observe(self, answered: Sequence[Answered]) -> None:
+        duration, now = metrics.DURATION.labels(self._group), time()
+        for inbound, verdict in answered:
+            if verdict.status not in ("deferred", "failed"):
+                duration.observe(max(0.0, now - inbound.delivery.recorded_at.timestamp()))
+
+
+def _shares(inbounds: Sequence[Inbound]) -> dict[str, list[Inbound]]:
+    """By tenant, in stream order: redelivered messages arrive behind newer ones."""
+    shares: dict[str, list[Inbound]] = {}
+    for inbound in sorted(inbounds, key=lambda inbound: inbound.delivery.stream_sequence):
+        shares.setdefault(inbound.tenant_id, []).append(inbound)
+    return shares
+
+
+def _single(pairs: Sequence[tuple[Inbound, Command[CommandBody]]]) -> str | None:
+    """A batch of one continues its command's trace; a larger one has no single parent."""
+    return pairs[0][0].traceparent if len(pairs) == 1 else None
