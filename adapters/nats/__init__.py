@@ -1,0 +1,1 @@
+"""NATS: connections, streams and durables, fetching, acknowledging, publishing."""

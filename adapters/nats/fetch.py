@@ -1,0 +1,194 @@
+"""Adaptive fetching: one message when idle, a full batch under load, and no spinning when something is gone.
+
+FastStream's batch subscriber calls `fetch` until its batch is full or its window is over, so a lone command would
+wait out the window. `AdaptiveFetch` takes the place of `subscriber.subscription` and answers the first call of a
+batch with whatever waits (or the first message to come), and every further call of the same batch with "nothing
+more".
+
+It asks with `no_wait` and `expires` together, which nats-server treats as one shot: deliver what there is, or wait
+for the first message, then end the request with a status message. Each request has its own reply token under an inbox
+of its own, so a late status of an old request cannot end a new one, and late messages are simply the next batch's
+first.
+"""
+
+import asyncio
+import time
+from collections import deque
+from typing import Any, Final
+
+import structlog
+from nats import errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+log = structlog.get_logger()
+
+# One request a second and durable when idle. Also how long a request lost in a reconnect goes unnoticed.
+LONG_POLL_SECONDS: Final = 1.0
+# The server ends a request with a status message; without one, this long after the poll, the request was lost.
+STATUS_GRACE_SECONDS: Final = 0.5
+BACK_OFF_MIN_SECONDS: Final = 0.05
+BACK_OFF_MAX_SECONDS: Final = 2.0
+
+_STATUS = "Status"
+_DESCRIPTION = "Description"
+# 404 no messages, 408 request over: the ordinary ends of a request.
+_ORDINARY = ("404", "408")
+# The durable is there but busy: not a failure, but asking again at once would spin.
+_BUSY = ("exceeded maxackpending", "exceeded maxwaiting", "exceeded maxrequestbatch")
+
+
+class AdaptiveFetch:
+    """Takes the place of a pull subscription. Attributes it does not have itself are those of `inner`.
+
+    `failing_since` is the `time.monotonic()` of the first of the failures that have not ended yet, None when well, and
+    `failure` says what it is ("disconnected", or the server's status such as "409 Consumer Deleted").
+    """
+
+    def __init__(self, inner: Any, nc: Client, *, stream: str, durable: str, batch_size: int) -> None:
+        self._inner = inner
+        self._nc = nc
+        self._batch_size = batch_size
+        self._next_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self._inbox = nc.new_inbox()
+        self._log = log.bind(stream=stream, durable=durable)
+        self._subscription: Subscription | None = None
+        self._messages: deque[Msg] = deque()
+        self._status: Msg | None = None
+        self._request = 0
+        self._wanted = 0
+        self._arrived = asyncio.Event()
+        self._draining = asyncio.Event()
+        self._back_off_seconds = BACK_OFF_MIN_SECONDS
+        self.failing_since: float | None = None
+        self.failure: str | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def fetch(
+        self,
+        batch: int = 1,
+        timeout: float | None = None,  # noqa: ASYNC109  nats-py's signature
+        heartbeat: float | None = None,
+    ) -> list[Msg]:
+        """Up to `batch` messages: all that wait when `batch` is the full size, none otherwise.
+
+        Raises nats.errors.TimeoutError when there is nothing, after at most LONG_POLL_SECONDS plus the back-off.
+        """
+        if batch < self._batch_size:
+            raise errors.TimeoutError
+        if self._draining.is_set():
+            await asyncio.sleep(BACK_OFF_MIN_SECONDS)  # the caller's loop may take a moment to see that it is over
+            raise errors.TimeoutError
+        if not self._messages:
+            await self._ask(batch)
+        return self._hand_over(batch)
+
+    async def drain(self) -> None:
+        """Stop asking, and give back (nak) what was fetched but not handed over. Messages handed over stay the
+        caller's.
+        """
+        self._draining.set()
+        self._arrived.set()
+        if self._subscription is not None:
+            subscription, self._subscription = self._subscription, None
+            if self._nc.is_connected:
+                # Ends the request at the server, then waits for all it sent before that to be here.
+                await subscription.drain()  # type: ignore[no-untyped-call]
+        while self._messages:
+            await self._messages.popleft().nak()
+
+    async def unsubscribe(self) -> None:
+        """What FastStream calls on stop; drains first."""
+        await self.drain()
+        if not self._nc.is_closed:
+            await self._inner.unsubscribe()
+
+    def _hand_over(self, batch: int) -> list[Msg]:
+        if not self._messages or self._draining.is_set():
+            raise errors.TimeoutError
+        return [self._messages.popleft() for _ in range(min(batch, len(self._messages)))]
+
+    async def _ask(self, batch: int) -> None:
+        """One request, until its messages or its end are here. Backs off when it failed."""
+        if not self._nc.is_connected:
+            await self._failed("disconnected")
+            return
+        if self._subscription is None:
+            self._subscription = await self._nc.subscribe(f"{self._inbox}.*", cb=self._received)
+        self._request += 1
+        self._wanted, self._status = batch, None
+        self._arrived.clear()
+        body = b'{"batch":%d,"expires":%d,"no_wait":true}' % (batch, int(LONG_POLL_SECONDS * 1e9))
+        try:
+            await self._nc.publish(self._next_subject, body, reply=f"{self._inbox}.{self._request}")
+            async with asyncio.timeout(LONG_POLL_SECONDS + STATUS_GRACE_SECONDS):
+                await self._arrived.wait()
+        except (TimeoutError, errors.Error) as error:
+            if not self._messages:
+                await self._failed(f"no answer ({error!r})")
+            return
+        await self._judge()
+
+    async def _judge(self) -> None:
+        """Note whether the request that just ended shows the durable to be well."""
+        headers = (self._status.headers or {}) if self._status is not None else {}
+        # nats-py runs the lines after the status together; the first is the description.
+        status, description = headers.get(_STATUS, ""), headers.get(_DESCRIPTION, "").partition("\n")[0].strip()
+        if self._messages or self._draining.is_set() or status in _ORDINARY:
+            self._well()
+        elif description.lower() in _BUSY:
+            self._well()
+            await self._pause(BACK_OFF_MIN_SECONDS)
+        else:
+            await self._failed(f"{status} {description}".strip())
+
+    async def _received(self, message: Msg) -> None:
+        """The inbox: a message of the stream, or the status that ends a request."""
+        if not message.subject.startswith(self._inbox):
+            self._messages.append(message)
+            if len(self._messages) >= self._wanted:
+                self._arrived.set()
+        elif message.subject == f"{self._inbox}.{self._request}":
+            self._status = message
+            self._arrived.set()
+
+    def _well(self) -> None:
+        if self.failing_since is not None:
+            self._log.info("fetch_recovered", seconds=round(time.monotonic() - self.failing_since, 3))
+        self.failing_since = self.failure = None
+        self._back_off_seconds = BACK_OFF_MIN_SECONDS
+
+    async def _failed(self, failure: str) -> None:
+        if self.failing_since is None:
+            self.failing_since = time.monotonic()
+        if failure != self.failure:
+            self._log.warning("fetch_failing", failure=failure)
+        self.failure = failure
+        await self._pause(self._back_off_seconds)
+        self._back_off_seconds = min(2 * self._back_off_seconds, BACK_OFF_MAX_SECONDS)
+
+    async def _pause(self, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._draining.wait()
+        except TimeoutError:
+            pass
+
+
+def install(subscriber: Any, nc: Client, *, durable: str) -> AdaptiveFetch:
+    """Put an `AdaptiveFetch` in place of a started FastStream batch subscriber's subscription, and return it.
+
+    To be called right after `await broker.start()`. A fetch FastStream has begun by then ends by itself.
+    """
+    fetch = AdaptiveFetch(
+        subscriber.subscription,
+        nc,
+        stream=subscriber.stream.name,
+        durable=durable,
+        batch_size=subscriber.pull_sub.batch_size,
+    )
+    subscriber.subscription = fetch
+    return fetch
