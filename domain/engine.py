@@ -92,14 +92,14 @@ def _refuse(snapshot: Snapshot, command: Command[Any], decision: Rejected) -> Ve
     if decision.awaits and command.may_wait:
         return Verdict("deferred", error=error, code=code)
     if not decision.problem.retryable:
-        book = _book(snapshot, command)
+        book = _book(snapshot)
         _record(snapshot, command, book, "rejected", None, error)
     return Verdict("rejected", error=error, code=code)
 
 
 def _apply(snapshot: Snapshot, command: Command[Any], accepted: Accepted) -> Verdict:
     """Builds every row first and folds them in last: an exception on the way leaves the snapshot as it was."""
-    book = _book(snapshot, command)
+    book = _book(snapshot)
     first = book.event_sequence + 1
     outgoing = [outbox_row(command, event, index, first + index) for index, event in enumerate(accepted.events)]
     result = accepted.result.model_dump_json()
@@ -117,7 +117,11 @@ def _apply(snapshot: Snapshot, command: Command[Any], accepted: Accepted) -> Ver
 def _record(
     snapshot: Snapshot, command: Command[Any], book: Book, status: str, result: str | None, error: str | None
 ) -> None:
+    """Counts the command and stores its outcome; a tenant's first also seeds the chart of accounts from the template."""
     sequence = book.command_sequence + 1
+    if sequence == 1:
+        for code, entry in TEMPLATE.items():
+            snapshot.put(ChartEntry(code, entry.name, entry.kind, command.recorded_at))
     snapshot.put(book._replace(command_sequence=sequence))
     snapshot.put(
         InboxEntry(
@@ -134,14 +138,9 @@ def _record(
     )
 
 
-def _book(snapshot: Snapshot, command: Command[Any]) -> Book:
-    """The tenant's book; its first command opens it and seeds the chart of accounts from the template."""
-    book = snapshot.get(Book, ())
-    if book is not None:
-        return book
-    for code, entry in TEMPLATE.items():
-        snapshot.put(ChartEntry(code, entry.name, entry.kind, command.recorded_at))
-    return Book(0, ledger.GENESIS, 0, 0)
+def _book(snapshot: Snapshot) -> Book:
+    """The tenant's book; one that is new has counted nothing yet and is stored with the first command."""
+    return snapshot.get(Book, ()) or Book(0, ledger.GENESIS, 0, 0)
 
 
 def _json(error: Problem) -> str:
