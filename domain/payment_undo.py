@@ -23,9 +23,10 @@ from schemas.payment import RefundPayment, RefundResult, ReversePayment, Unalloc
 
 
 def net_by_invoice(allocations: Iterable[Allocation]) -> dict[UUID, int]:
-    """What is allocated to each invoice after taking back what was taken back, in order of first allocation."""
+    """What is allocated to each invoice after taking back what was taken back, in an order that does not depend on the one
+    the rows were loaded in: ledger entries and derived ids follow it."""
     net: dict[UUID, int] = {}
-    for allocation in allocations:
+    for allocation in sorted(allocations, key=lambda allocation: allocation.invoice_id):
         net[allocation.invoice_id] = net.get(allocation.invoice_id, 0) + allocation.amount_minor
     return {invoice_id: amount for invoice_id, amount in net.items() if amount}
 
@@ -90,13 +91,13 @@ def needs_refund(command: Command[RefundPayment]) -> Needs:
 
 def decide_refund(snapshot: Snapshot, command: Command[RefundPayment]) -> Decision:
     body = command.body
+    if body.refund_id and snapshot.get(Refund, body.refund_id):
+        return rejected(Code.ALREADY_EXISTS, refund_id=str(body.refund_id))
     payment = snapshot.get(Payment, body.payment_id)
     if payment is None and snapshot.get(Refund, body.payment_id):
         return rejected(Code.REFUND_NOT_REFUNDABLE, refund_id=str(body.payment_id))
     if payment is None:
         return rejected(Code.PAYMENT_NOT_FOUND, payment_id=str(body.payment_id))
-    if body.refund_id and snapshot.get(Refund, body.refund_id):
-        return rejected(Code.ALREADY_EXISTS, refund_id=str(body.refund_id))
     if payment.status == "reversed":
         return rejected(Code.PAYMENT_REVERSED, payment_id=str(payment.id))
     refunded_on = body.refunded_on or command.today
