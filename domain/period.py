@@ -46,7 +46,7 @@ def decide_close(snapshot: Snapshot, command: Command[ClosePeriod]) -> Decision:
     if stored and stored.status == "closed":
         return rejected(Code.PERIOD_CLOSED, period=key)
     if left := drafts(snapshot.find(DRAFTS_OF_PERIOD, key)):
-        return rejected(Code.PERIOD_HAS_DRAFTS, period=key, drafts=len(left), first=str(left[0].id))
+        return rejected(Code.PERIOD_HAS_DRAFTS, period=key, drafts=len(left), first=str(min(row.id for row in left)))
     return _accepted(
         "period.closed", _with_status(stored or Period(key, "open", *bounds, command.recorded_at), "closed")
     )
