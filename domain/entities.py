@@ -125,7 +125,9 @@ class Invoice(NamedTuple):
 
     @property
     def open_minor(self) -> int:
-        """What is still owed; a draft owes nothing yet but counts in full once issued."""
+        """What is still owed; a draft owes nothing yet but counts in full once issued. Nothing is owed on a void one."""
+        if self.status == "void":
+            return 0
         return self.total_minor - self.paid_minor - self.credited_minor - self.written_off_minor
 
 
