@@ -1,5 +1,6 @@
 """Credit notes: what they credit per line, and what becomes of money already paid for it."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from domain.calendar import fiscal_year
@@ -61,12 +62,16 @@ def needs_issue(command: Command[IssueCreditNote]) -> Needs:
 
 def decide_issue(snapshot: Snapshot, command: Command[IssueCreditNote]) -> Decision:
     body = command.body
+    if body.lines and len({item.line_number for item in body.lines}) != len(body.lines):
+        return rejected(Code.DUPLICATE_REFERENCE, field="lines")
     invoice = snapshot.get(Invoice, body.invoice_id)
     if invoice is None:
         return rejected(Code.INVOICE_NOT_FOUND, invoice_id=str(body.invoice_id))
     if body.credit_note_id and snapshot.get(CreditNote, body.credit_note_id):
         return rejected(Code.ALREADY_EXISTS, credit_note_id=str(body.credit_note_id))
-    credits = _credits(command, snapshot.find(INVOICE_LINES, invoice.id))
+    wanted = _wanted(command, snapshot.find(INVOICE_LINES, invoice.id))
+    if isinstance(wanted, Rejected):
+        return wanted
     if invoice.status not in ("issued", "settled"):
         return not_open(invoice)
     account = snapshot.get(Account, invoice.account_id, via=(ACCOUNT_OF_INVOICE, invoice.id))
@@ -74,6 +79,7 @@ def decide_issue(snapshot: Snapshot, command: Command[IssueCreditNote]) -> Decis
         return rejected(Code.ACCOUNT_CLOSED, account_id=str(invoice.account_id))
     if refusal := period_refusal(snapshot, command, command.today):
         return refusal
+    credits = _credits(wanted)
     if isinstance(credits, Rejected):
         return credits
     total = sum(credit.net_minor + credit.tax_minor for credit in credits)
@@ -84,23 +90,30 @@ def decide_issue(snapshot: Snapshot, command: Command[IssueCreditNote]) -> Decis
     return _accepted(snapshot, command, invoice, credits, releases)
 
 
-def _credits(command: Command[IssueCreditNote], lines: list[InvoiceLine]) -> list[_Credit] | Rejected:
+def _wanted(
+    command: Command[IssueCreditNote], lines: Iterable[InvoiceLine]
+) -> list[tuple[InvoiceLine, int | None]] | Rejected:
+    """The lines to credit, each with the net asked for or None for what is left of it."""
+    by_number = {line.line_number: line for line in sorted(lines, key=lambda line: line.line_number)}
+    if command.body.lines is None:
+        return [(line, None) for line in by_number.values()]
+    wanted: list[tuple[InvoiceLine, int | None]] = []
+    for item in command.body.lines:
+        if item.line_number not in by_number:
+            return rejected(Code.INVOICE_LINE_NOT_FOUND, line_number=item.line_number)
+        wanted.append((by_number[item.line_number], item.net_minor))
+    return wanted
+
+
+def _credits(wanted: Iterable[tuple[InvoiceLine, int | None]]) -> list[_Credit] | Rejected:
     """Net and tax credited per line. The last credit of a line takes what is left of its tax, so that credits over all of a
     line sum to it to the minor unit (DOMAIN rule 4)."""
-    by_number = {line.line_number: line for line in sorted(lines, key=lambda line: line.line_number)}
-    requested = command.body.lines
-    wanted = {item.line_number: item.net_minor for item in requested} if requested else dict.fromkeys(by_number)
-    if requested and len(wanted) != len(requested):
-        return rejected(Code.DUPLICATE_REFERENCE, field="lines")
     credits = []
-    for number, asked_minor in wanted.items():
-        line = by_number.get(number)
-        if line is None:
-            return rejected(Code.INVOICE_LINE_NOT_FOUND, line_number=number)
+    for line, asked_minor in wanted:
         left_net, left_tax = line.net_minor - line.credited_net_minor, line.tax_minor - line.credited_tax_minor
         net_minor = left_net if asked_minor is None else asked_minor
         if net_minor > left_net:
-            return rejected(Code.CREDIT_EXCEEDS_INVOICE, line_number=number, left_minor=left_net)
+            return rejected(Code.CREDIT_EXCEEDS_INVOICE, line_number=line.line_number, left_minor=left_net)
         tax = (
             left_tax if net_minor == left_net else min(left_tax, proportion(net_minor, line.net_minor, line.tax_minor))
         )

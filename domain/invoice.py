@@ -119,7 +119,7 @@ def decide_create(snapshot: Snapshot, command: Command[CreateInvoice]) -> Decisi
         return rejected(Code.ACCOUNT_NOT_FOUND, account_id=str(body.account_id))
     if body.invoice_group_id and snapshot.find(INVOICES_OF_GROUP, body.invoice_group_id):
         return rejected(Code.ALREADY_EXISTS, invoice_group_id=str(body.invoice_group_id))
-    charges = _charges(snapshot, body.charge_ids or ())
+    charges = _charges(snapshot, account, body.charge_ids or ())
     if isinstance(charges, Rejected):
         return charges
     if unknown := unknown_ledger_code(snapshot, (line.revenue_code for line in body.lines or ()), revenue=True):
@@ -142,12 +142,14 @@ def decide_create(snapshot: Snapshot, command: Command[CreateInvoice]) -> Decisi
     return Accepted(result, events, (*invoiced, *invoices, *lines))
 
 
-def _charges(snapshot: Snapshot, charge_ids: Iterable[UUID]) -> list[Charge] | Rejected:
+def _charges(snapshot: Snapshot, account: Account, charge_ids: Iterable[UUID]) -> list[Charge] | Rejected:
     charges = []
     for charge_id in charge_ids:
         charge = snapshot.get(Charge, charge_id)
         if charge is None:
             return rejected(Code.CHARGE_NOT_FOUND, charge_id=str(charge_id))
+        if charge.account_id != account.id:
+            return rejected(Code.CHARGE_NOT_FOUND, awaits=False, charge_id=str(charge_id), account_id=str(account.id))
         charges.append(charge)
     return charges
 
@@ -158,8 +160,6 @@ def _state_refusal(
     if account.status == "closed":
         return rejected(Code.ACCOUNT_CLOSED, account_id=str(account.id))
     for charge in charges:
-        if charge.account_id != account.id:
-            return rejected(Code.CHARGE_NOT_FOUND, awaits=False, charge_id=str(charge.id), account_id=str(account.id))
         if charge.status != "open":
             return rejected(Code.CHARGE_NOT_OPEN, charge_id=str(charge.id), status=charge.status)
     return period_refusal(snapshot, command, day)
