@@ -1,0 +1,47 @@
+"""A body for every command that its schema accepts and that names ids nobody has."""
+
+from typing import Any
+
+from tests.domain.hospital import line, money
+from tests.domain.world import uid
+
+NOBODY = uid(0xDEAD)
+
+BODIES: dict[str, dict[str, Any]] = {
+    "account.open": {"account_id": NOBODY, "patient": "Patient/1", "currency": "AED"},
+    "account.update": {"account_id": NOBODY},
+    "account.close": {"account_id": NOBODY},
+    "pricelist.publish": {
+        "price_list": "main",
+        "currency": "AED",
+        "effective_from": "2026-01-01",
+        "prices": [{"code": "A00", "unit_price_minor": 100}],
+    },
+    "charge.capture": {
+        "account_id": NOBODY,
+        "code_system": "urn:codes",
+        "code": "A00",
+        "quantity": 1,
+        "unit_price": money(100),
+    },
+    "charge.void": {"charge_id": NOBODY, "reason": "wrong"},
+    "invoice.create": {"account_id": NOBODY, "lines": [line(100)]},
+    "invoice.issue": {"invoice_id": NOBODY},
+    "invoice.void": {"invoice_id": NOBODY, "reason": "wrong"},
+    "invoice.write_off": {"invoice_id": NOBODY, "reason": "poor"},
+    "credit_note.issue": {"invoice_id": NOBODY, "reason": "wrong"},
+    "payment.record": {"account_id": NOBODY, "amount": money(100), "method": "bank"},
+    "payment.allocate": {"payment_id": NOBODY, "allocations": [{"invoice_id": NOBODY, "amount_minor": 1}]},
+    "payment.unallocate": {"payment_id": NOBODY, "invoice_id": NOBODY, "reason": "wrong"},
+    "payment.refund": {"payment_id": NOBODY, "amount_minor": 1, "reason": "asked"},
+    "payment.reverse": {"payment_id": NOBODY, "reason": "bounced"},
+    "period.open": {"period": "2026-11"},
+    "period.close": {"period": "2026-11"},
+    "period.reopen": {"period": "2026-11", "reason": "late invoice"},
+    "ledger.define_account": {"code": "4500", "name": "Revenue: dental", "kind": "revenue"},
+    "ledger.adjust": {"debit_code": "1000", "credit_code": "4900", "amount": money(100), "reason": "count"},
+}
+
+
+def smallest_body(name: str) -> dict[str, Any]:
+    return BODIES[name]
