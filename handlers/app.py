@@ -79,10 +79,10 @@ async def run_handlers(config: HandlersConfig, stop: asyncio.Event) -> bool:
         depth = asyncio.create_task(report_depth(connection, config.groups, stop))
         await stop.wait()
         log.info("handlers_draining")
+        depth.cancel()
         for watchdog in watchdogs:
             await watchdog.drain()
         await broker.stop()
-        await depth
     log.info("handlers_stopped")
     return not closed_by_server.is_set()
 
@@ -152,7 +152,7 @@ def neighbours(runtime: RuntimeSettings) -> tuple[TenantDirectory, Terminology]:
     if runtime.tenant_directory_file is None:
         raise SettingsError(
             [
-                "TENANT_DIRECTORY_FILE: missing; this release has no client for the tenant service yet, so the role needs the file"
+                "TENANT_DIRECTORY_FILE: missing; there is no client for the tenant service yet, so the role needs the file"
             ]
         )
     static = StaticNeighbours(runtime.tenant_directory_file)
