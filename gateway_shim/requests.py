@@ -19,6 +19,9 @@ AT_LEAST = "billing-at-least"
 # Never change it: a client's key must mean the same command id for ever.
 COMMAND_ID_NAMESPACE = UUID("6f1d7a52-0f0a-5c1e-9f39-2b1c8a4de7f3")
 BODY_TIMEOUT_SECONDS = 10.0  # 256 kB at 26 kB/s: a slow mobile link, not a slow-loris
+# How much of a body that is too large is read and thrown away: a client that is still sending when the connection closes
+# sees a reset instead of its 413.
+DRAIN_BYTES = 1024 * 1024
 MAX_QUERY_BYTES = 4_096
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
@@ -89,25 +92,25 @@ def _validated(route: Route, body: dict[str, Any], tenant_id: str) -> bytes:
 
 
 async def _read(request: Request, max_bytes: int) -> bytes:
-    """The raw body, refused as soon as it is known to be too large."""
+    """The raw body; never more of it in memory than `max_bytes`. Raises HttpProblem (408, 413)."""
     announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > max_bytes:
-        raise _too_large(max_bytes)
+    total = int(announced) if announced.isdecimal() else 0
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > max_bytes:
-                    raise _too_large(max_bytes)
+            if total <= max_bytes + DRAIN_BYTES:
+                total = 0
+                async for chunk in request.stream():
+                    total += len(chunk)
+                    if total > max_bytes + DRAIN_BYTES:
+                        break
+                    if total <= max_bytes:
+                        body += chunk
     except TimeoutError:
         raise HttpProblem(ShimCode.BODY_TIMEOUT, headers={"Connection": "close"}) from None
+    if total > max_bytes:
+        raise HttpProblem(ShimCode.BODY_TOO_LARGE, f"at most {max_bytes} bytes", headers={"Connection": "close"})
     return bytes(body)
-
-
-def _too_large(max_bytes: int) -> HttpProblem:
-    # The rest of the body is still on its way: the connection cannot be used for another request.
-    return HttpProblem(ShimCode.BODY_TOO_LARGE, f"at most {max_bytes} bytes", headers={"Connection": "close"})
 
 
 def _object(request: Request, raw: bytes) -> dict[str, Any]:

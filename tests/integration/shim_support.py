@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
@@ -30,7 +30,6 @@ class Api:
     metrics_url: str
     issuer: Issuer
     tenant: str
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
 
     def headers(self, *, key: str | None = None, token: str | None = None, **extra: str) -> dict[str, str]:
         bearer = token or self.issuer.mint(self.tenant, ALL_SCOPES)
@@ -41,7 +40,7 @@ class Api:
         return await self.http.post(path, json=body, headers=self.headers(key=key, **extra))
 
     async def get(self, path: str, **parameters: Any) -> httpx.Response:
-        return await self.http.get(path, params=parameters, headers=self.headers())
+        return await self.http.get(path, params=parameters or None, headers=self.headers())
 
     async def metric(self, name: str, **labels: str) -> float:
         """The value of one sample on `/metrics`; 0 where it is not there."""
@@ -50,9 +49,8 @@ class Api:
         return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
 
 
-@asynccontextmanager
-async def api(server: NatsServer, issuer: Issuer, tenant: str = "clinic", **overrides: Any) -> AsyncIterator[Api]:
-    """A running shim; `overrides` are fields of ShimSettings."""
+def api_settings(server: NatsServer, issuer: Issuer, **overrides: Any) -> ApiSettings:
+    """Settings of the role on free ports; `overrides` are fields of ShimSettings."""
     http_port, metrics_port = free_ports(2)
     shim: dict[str, Any] = {
         "jwks_url": issuer.jwks_url,
@@ -61,18 +59,23 @@ async def api(server: NatsServer, issuer: Issuer, tenant: str = "clinic", **over
         "http_host": "127.0.0.1",
         "http_port": http_port,
         "jwt_leeway_seconds": 0,
+        "reply_timeout_seconds": 10,
     } | overrides
-    settings = ApiSettings(
+    return ApiSettings(
         ShimSettings(**shim),
         NatsSettings(nats_url=SecretStr(server.url("shim")), nats_replicas=1),
         RuntimeSettings(region="test-1", country_profile="AFG", metrics_host="127.0.0.1", metrics_port=metrics_port),
         TelemetrySettings(),
     )
-    stop = asyncio.Event()
-    async with running(settings, stop=stop) as ports:
+
+
+@asynccontextmanager
+async def api(server: NatsServer, issuer: Issuer, tenant: str = "clinic", **overrides: Any) -> AsyncIterator[Api]:
+    """A running shim and a client of it; `overrides` are fields of ShimSettings."""
+    async with running(api_settings(server, issuer, **overrides), stop=asyncio.Event()) as ports:
         base_url = f"http://127.0.0.1:{ports.http}"
         async with httpx.AsyncClient(base_url=base_url, timeout=30) as http:
-            yield Api(http, base_url, f"http://127.0.0.1:{ports.metrics}", issuer, tenant, stop)
+            yield Api(http, base_url, f"http://127.0.0.1:{ports.metrics}", issuer, tenant)
 
 
 def payment(**overrides: Any) -> dict[str, Any]:

@@ -140,18 +140,12 @@ async def test_money_moving_routes_need_a_key_and_others_do_not(shim: Api, handl
     assert [command.name for command in handlers.received] == ["account.open"] * 2
 
 
-@pytest.mark.parametrize("key", ["", "x" * 256, "tab\there", "nöt-ascii"])
-async def test_a_bad_key_is_refused(shim: Api, key: str) -> None:
-    headers: list[tuple[bytes, bytes]] = [(name.encode(), value.encode()) for name, value in shim.headers().items()]
-    headers.append((b"Idempotency-Key", key.encode("latin-1")))
-    response = await shim.http.post("/v1/payments", json=payment(), headers=headers)
-    assert (response.status_code, response.json()["code"]) == (400, "idempotency_key_invalid")
-
-
-async def test_two_keys_are_refused(shim: Api) -> None:
-    headers = [*shim.headers(key="a").items(), ("Idempotency-Key", "b")]
-    response = await shim.http.post("/v1/payments", json=payment(), headers=headers)
-    assert (response.status_code, response.json()["code"]) == (400, "idempotency_key_invalid")
+async def test_bad_keys_are_refused(shim: Api) -> None:
+    plain = [(name.encode(), value.encode()) for name, value in shim.headers().items()]
+    for keys in ((b"",), (b"x" * 256,), (b"tab\there",), ("nöt".encode("latin-1"),), (b"two", b"keys")):
+        headers = [*plain, *((b"Idempotency-Key", key) for key in keys)]
+        response = await shim.http.post("/v1/payments", json=payment(), headers=headers)
+        assert (response.status_code, response.json()["code"]) == (400, "idempotency_key_invalid"), keys
 
 
 async def test_path_parameters_are_part_of_the_body(shim: Api, handlers: Peer) -> None:
@@ -172,14 +166,15 @@ async def test_the_request_id_of_kong_is_the_correlation_id(shim: Api, handlers:
     assert handlers.received[0].headers["traceparent"] == parent
 
 
-@pytest.mark.parametrize("forged", ["spaces in it", "x" * 129, "a\u00e9"])
-async def test_a_forged_correlation_id_is_replaced(shim: Api, handlers: Peer, forged: str) -> None:
-    headers = [(name.encode(), value.encode()) for name, value in shim.headers(traceparent="00-zz").items()]
-    headers.append((b"X-Kong-Request-Id", forged.encode("latin-1")))
-    response = await shim.http.post("/v1/accounts", json=account(), headers=headers)
-    assert len(response.headers["X-Correlation-Id"]) == 32
-    assert handlers.received[0].headers["Billing-Correlation-Id"] == response.headers["X-Correlation-Id"]
-    assert "traceparent" not in handlers.received[0].headers
+async def test_a_forged_correlation_id_is_replaced(shim: Api, handlers: Peer) -> None:
+    plain = [(name.encode(), value.encode()) for name, value in shim.headers(traceparent="00-zz").items()]
+    for forged in (b"spaces in it", b"x" * 129, b"a\xe9"):
+        headers = [*plain, (b"X-Kong-Request-Id", forged)]
+        response = await shim.http.post("/v1/accounts", json=account(), headers=headers)
+        assert len(response.headers["X-Correlation-Id"]) == 32
+        sent = handlers.received[-1].headers
+        assert sent["Billing-Correlation-Id"] == response.headers["X-Correlation-Id"]
+        assert "traceparent" not in sent
 
 
 async def test_outcomes_find_their_own_requests(shim: Api, handlers: Peer) -> None:
