@@ -33,7 +33,13 @@ ROLES: dict[str, Permissions] = {
     # `billing migrate`: declares streams and durables.
     "admin": Permissions(publish=(">",), subscribe=(">",)),
     "handlers": Permissions(
-        publish=(*_LOOK, *_consume(*CONSUMED_BY_HANDLERS), "_INBOX.>", "billing.v1.dlq.>"),
+        publish=(
+            *_LOOK,
+            *_consume(*CONSUMED_BY_HANDLERS),
+            "$JS.API.DIRECT.GET.BILLING_COMMANDS",  # the age of the oldest command
+            "_INBOX.>",
+            "billing.v1.dlq.>",
+        ),
         subscribe=("billing.v1.qry.>", "_INBOX.>"),
     ),
     "worker": Permissions(
