@@ -1,0 +1,40 @@
+"""The table of commands. What is imported here is imported by `billing --help`: keep it light."""
+
+from typing import Annotated
+
+import typer
+
+from tools.cli import migrate, roles
+
+HELP = """Billing mesh: commands in on NATS, double-entry books in PostgreSQL, events out on NATS.
+
+Exit codes: 0 done; 1 ran, and the answer is no; 2 wrong arguments or settings; 3 a server is away.
+"""
+
+app = typer.Typer(
+    name="billing", help=HELP, invoke_without_command=True, add_completion=False, pretty_exceptions_enable=False
+)
+
+
+def start(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    """Without a command: the worker where WORKER=true, this help otherwise."""
+    if version:
+        from importlib.metadata import version as installed
+
+        print(installed("billing-mesh"))
+        raise typer.Exit
+    if context.invoked_subcommand is not None:
+        return
+    if roles.wants_worker():
+        roles.worker()
+    print(context.get_help())
+
+
+app.callback(invoke_without_command=True, help=HELP)(start)
+app.command(rich_help_panel="Roles")(roles.api)
+app.command(rich_help_panel="Roles")(roles.handlers)
+app.command(rich_help_panel="Roles")(roles.worker)
+app.command(rich_help_panel="Roles")(migrate.migrate)

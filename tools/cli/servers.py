@@ -1,0 +1,68 @@
+"""Connections of the operator's commands, with errors that name the server and the way out."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING
+
+from tools.cli.errors import UNAVAILABLE, CliError
+
+if TYPE_CHECKING:
+    from nats.aio.client import Client
+
+    from adapters.settings import NatsSettings
+
+CONNECT_TIMEOUT_SECONDS = 10.0
+
+
+def quiet() -> None:
+    """Warnings and worse go to stderr; stdout is for data."""
+    from adapters.telemetry import logging
+
+    logging.configure("cli", level="error", log_format="console")
+
+
+@asynccontextmanager
+async def nats_client(
+    settings: "NatsSettings | None" = None, *, timeout_seconds: float = CONNECT_TIMEOUT_SECONDS
+) -> "AsyncIterator[Client]":
+    """A connection as NATS_URL says. Raises CliError where no server answers in time or it refuses."""
+    from nats.errors import Error as NatsError
+
+    from adapters.nats.connection import connect, without_credentials
+    from adapters.settings import NatsSettings, load
+
+    settings = settings or load(NatsSettings)
+    where = without_credentials(", ".join(settings.servers))
+    try:
+        async with asyncio.timeout(timeout_seconds):
+            client = await connect(settings.servers, creds=settings.nats_creds, name="billing-cli")
+    except TimeoutError:
+        raise CliError(
+            f"NATS: no answer from {where} within {timeout_seconds:.0f} s; check NATS_URL, its user and password, and "
+            "that the server runs (`billing dev status`)",
+            UNAVAILABLE,
+        ) from None
+    except (NatsError, OSError) as error:
+        reason = without_credentials(str(error)) or type(error).__name__
+        raise CliError(f"NATS: {where}: {reason}; check NATS_URL", UNAVAILABLE) from None
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+@contextmanager
+def database_errors() -> Iterator[None]:
+    """Turns what PostgreSQL and its drivers raise into a CliError. Messages carry no credentials."""
+    import asyncpg
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except SQLAlchemyError as error:
+        raise CliError(
+            f"PostgreSQL: {getattr(error, 'orig', None) or error}; check DATABASE_URL", UNAVAILABLE
+        ) from None
+    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        raise CliError(f"PostgreSQL: {str(error) or type(error).__name__}; check DATABASE_URL", UNAVAILABLE) from None
