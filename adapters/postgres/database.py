@@ -33,9 +33,16 @@ IDLE_IN_TRANSACTION_TIMEOUT_MS = 15_000
 ROLLBACK_TIMEOUT_SECONDS = 2.0
 # One text per combination of lookups, and of tables, that batches really have; each is planned once per connection.
 STATEMENT_CACHE_SIZE = 500
+STATEMENT_LIFETIME_SECONDS = 60  # a plan that was made while its tables were empty lives no longer than this
 
 _BEGIN_WRITING = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _BEGIN_READING = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+# Row-level security obeys the setting, rows are written for the argument: the two statements of a batch compare them.
+SAME_TENANT = "coalesce(current_setting('billing.tenant', true) = $1::text, false)"
+
+
+class WrongTenant(Exception):
+    """Rows were asked for or written in a transaction of another tenant: a bug, stopped before it did anything."""
 
 
 @dataclass
@@ -71,7 +78,7 @@ class Database:
             connect_args={
                 "timeout": CONNECT_TIMEOUT_SECONDS,
                 "statement_cache_size": STATEMENT_CACHE_SIZE,
-                "max_cached_statement_lifetime": 0,
+                "max_cached_statement_lifetime": STATEMENT_LIFETIME_SECONDS,
                 # By default asyncpg prepares statements above 15 kB anew each time: just the large saves.
                 "max_cacheable_statement_size": 0,
                 "server_settings": {

@@ -9,50 +9,51 @@ in binary. The text depends only on which lookups are used, and is built once fo
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import count
-from typing import Any
+from typing import Any, NamedTuple
 
-from adapters.postgres.codecs import MAPPINGS, decoder
-from adapters.postgres.database import Connection
+from adapters.postgres.codecs import MAPPINGS, TableMapping, decoder
+from adapters.postgres.database import SAME_TENANT, Connection, WrongTenant
 from domain.entities import Entity
 from domain.lookups import Lookup
 from domain.snapshot import Snapshot
 
-# The join lookups: which rows of the entity's table `t` belong to the keys `{keys}`. Every table named carries its own
-# `tenant_id = $1`, so each is entered by an index that leads with the tenant.
-JOINS: dict[str, str] = {
-    "drafts of period": "t.number IS NULL AND t.status = 'draft' AND t.period = ANY ({keys})",
-    "open charges of account": "t.status = 'open' AND t.account_id = ANY ({keys})",
-    "drafts of account": "t.number IS NULL AND t.status = 'draft' AND t.account_id = ANY ({keys})",
-    "account of charge": "t.id IN (SELECT account_id FROM charge WHERE tenant_id = $1 AND id = ANY ({keys}))",
-    "account of invoice": "t.id IN (SELECT account_id FROM invoice WHERE tenant_id = $1 AND id = ANY ({keys}))",
-    "account of payment": "t.id IN (SELECT account_id FROM payment WHERE tenant_id = $1 AND id = ANY ({keys}))",
-    "invoices of payment": (
-        "t.id IN (SELECT invoice_id FROM allocation WHERE tenant_id = $1 AND payment_id = ANY ({keys}))"
-    ),
-    "payments of invoice": (
-        "t.id IN (SELECT payment_id FROM allocation WHERE tenant_id = $1 AND invoice_id = ANY ({keys}))"
-    ),
-    "period of invoice": "t.period IN (SELECT period FROM invoice WHERE tenant_id = $1 AND id = ANY ({keys}))",
-    "series of invoice": (
-        "t.series = 'INV' AND t.fiscal_year IN "
-        "(SELECT fiscal_year FROM invoice WHERE tenant_id = $1 AND id = ANY ({keys}))"
-    ),
-    "charges of invoice": (
-        "t.invoice_group_id IN (SELECT invoice_group_id FROM invoice WHERE tenant_id = $1 AND id = ANY ({keys}))"
-    ),
-    "group of invoice": (
-        "t.invoice_group_id IN (SELECT invoice_group_id FROM invoice WHERE tenant_id = $1 AND id = ANY ({keys}))"
-    ),
+_WRONG_TENANT = -1  # stands where a row's branch number stands
+
+
+class Join(NamedTuple):
+    """A way from a document's id to rows of another table: `id = table.key → table.gives = t.matches`."""
+
+    table: str
+    key: str
+    gives: str
+    matches: str
+
+
+JOINS: dict[str, Join] = {
+    "account of charge": Join("charge", "id", "account_id", "id"),
+    "account of invoice": Join("invoice", "id", "account_id", "id"),
+    "account of payment": Join("payment", "id", "account_id", "id"),
+    "invoices of payment": Join("allocation", "payment_id", "invoice_id", "id"),
+    "payments of invoice": Join("allocation", "invoice_id", "payment_id", "id"),
+    "period of invoice": Join("invoice", "id", "period", "period"),
+    "series of invoice": Join("invoice", "id", "fiscal_year", "fiscal_year"),
+    "charges of invoice": Join("invoice", "id", "invoice_group_id", "invoice_group_id"),
+    "group of invoice": Join("invoice", "id", "invoice_group_id", "invoice_group_id"),
 }
-# The type of a join lookup's keys where it names no column: the id of a document.
-_DOCUMENT_ID = "UUID"
+# What a named lookup asks beside its keys. Drafts have no number: that is what their index is over (tables.py).
+CONDITIONS: dict[str, str] = {
+    "drafts of period": " AND t.number IS NULL AND t.status = 'draft'",
+    "drafts of account": " AND t.number IS NULL AND t.status = 'draft'",
+    "open charges of account": " AND t.status = 'open'",
+    "series of invoice": " AND t.series = 'INV'",
+}
 
 
 async def load(connection: Connection, tenant_id: str, needs: Mapping[Lookup, Iterable[Hashable]]) -> Snapshot:
     """The snapshot for a batch: what `needs` asks for of one tenant, inside its transaction, in one statement.
 
     Rows with several lookups' interest may come more than once. Where a lookup finds several rows they come in the order
-    they were recorded. Raises what asyncpg raises.
+    they were recorded. Raises `WrongTenant` where the transaction is not `tenant_id`'s, or what asyncpg raises.
     """
     asked = {lookup: list(keys) for lookup, keys in needs.items()}
     asked = {lookup: keys for lookup, keys in asked.items() if keys}
@@ -62,6 +63,8 @@ async def load(connection: Connection, tenant_id: str, needs: Mapping[Lookup, It
         arguments = [array for lookup, keys in asked.items() for array in _key_arrays(lookup, keys)]
         decoders = [decoder(lookup.entity) for lookup in asked]
         found = await connection.fetch(statement, tenant_id, *arguments)
+        if found and found[-1][0] == _WRONG_TENANT:
+            raise WrongTenant("the transaction belongs to another tenant")
         rows = [decoders[branch](values) for branch, values in found]
     return Snapshot(tenant_id, asked, rows)
 
@@ -76,30 +79,44 @@ def _key_arrays(lookup: Lookup, keys: Sequence[Any]) -> list[Sequence[Any]]:
 @lru_cache(maxsize=1000)
 def _statement(lookups: tuple[Lookup, ...]) -> str:
     numbers = count(2)  # $1 is the tenant
-    return " UNION ALL ".join(_branch(branch, lookup, numbers) for branch, lookup in enumerate(lookups))
+    branches = [_branch(branch, lookup, numbers) for branch, lookup in enumerate(lookups)]
+    guard = f"(SELECT {_WRONG_TENANT}, ROW() WHERE NOT {SAME_TENANT})"
+    return " UNION ALL ".join([*branches, guard])
 
 
 def _branch(branch: int, lookup: Lookup, numbers: "count[int]") -> str:
     mapped = MAPPINGS[lookup.entity]
-    names = [column.name for column in mapped.columns]
     values = ", ".join(f"t.{column.name}" + ("::text" if column.decode else "") for column in mapped.columns)
-    # By key lookups find at most one row per key; others are ordered, so that a batch never depends on physical order.
-    by_key = lookup.of is None and lookup.columns == tuple(column.name for column in mapped.key)
-    order = [name for name in ("recorded_at", *(column.name for column in mapped.key)) if name in names]
-    ordered = "" if by_key else f" ORDER BY {', '.join(f't.{name}' for name in order)}"
-    condition = _condition(lookup, numbers)
-    return f"(SELECT {branch}, ROW({values}) FROM {mapped.table} AS t WHERE t.tenant_id = $1{condition}{ordered})"
+    record = f"SELECT {branch}, ROW({values})"
+    join = JOINS.get(lookup.of or "")
+    if join is None and not lookup.columns:
+        return f"({record} FROM {mapped.table} AS t)"
+    matches = (join.matches,) if join else lookup.columns
+    keys = _keys_through(join, numbers) if join else _keys(lookup, mapped, numbers)
+    condition = " AND ".join(f"t.{name} = k.{name}" for name in matches) + CONDITIONS.get(lookup.of or "", "")
+    # OFFSET 0 keeps the planner from turning the look-ups into a join, which for a tenant that it believes to be small
+    # reads all of the tenant's rows: one key at a time, the index that has the key is the cheapest way in.
+    rows = f"SELECT * FROM {mapped.table} AS t WHERE {condition} OFFSET 0"
+    return f"({record} FROM {keys} CROSS JOIN LATERAL ({rows}) AS t{_order(lookup, mapped)})"
 
 
-def _condition(lookup: Lookup, numbers: "count[int]") -> str:
-    types = {column.name: column.type for column in MAPPINGS[lookup.entity].columns}
-    if lookup.of is not None:
-        key_type = types[lookup.columns[0]] if lookup.columns else _DOCUMENT_ID
-        return f" AND {JOINS[lookup.of].format(keys=f'${next(numbers)}::{key_type}[]')}"
-    if not lookup.columns:
+def _keys(lookup: Lookup, mapped: TableMapping, numbers: "count[int]") -> str:
+    types = {column.name: column.type for column in mapped.columns}
+    arrays = ", ".join(f"${next(numbers)}::{types[name]}[]" for name in lookup.columns)
+    return f"unnest({arrays}) AS k({', '.join(lookup.columns)})"
+
+
+def _keys_through(join: Join, numbers: "count[int]") -> str:
+    """The keys that the documents' ids lead to, each once."""
+    found = f"SELECT {join.gives} FROM {join.table} WHERE {join.key} = d.id OFFSET 0"
+    documents = f"unnest(${next(numbers)}::uuid[]) AS d(id)"
+    return f"(SELECT DISTINCT s.{join.gives} AS {join.matches} FROM {documents} CROSS JOIN LATERAL ({found}) AS s) AS k"
+
+
+def _order(lookup: Lookup, mapped: TableMapping) -> str:
+    """Several rows per key come as they were recorded, so that no decision depends on where rows lie on disk."""
+    names = {column.name for column in mapped.columns}
+    key = tuple(column.name for column in mapped.key)
+    if lookup.of is None and lookup.columns == key:
         return ""
-    arrays = [f"${next(numbers)}::{types[name]}[]" for name in lookup.columns]
-    if len(arrays) == 1:
-        return f" AND t.{lookup.columns[0]} = ANY ({arrays[0]})"
-    columns = ", ".join(f"t.{name}" for name in lookup.columns)
-    return f" AND ({columns}) IN (SELECT * FROM unnest({', '.join(arrays)}))"
+    return " ORDER BY " + ", ".join(f"t.{name}" for name in ("recorded_at", *key) if name in names)

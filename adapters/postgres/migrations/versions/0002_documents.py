@@ -44,8 +44,8 @@ CREATE TABLE account (
     CONSTRAINT ck_account_status CHECK (status IN ('open', 'closed'))
 )
 """)
-    op.execute("CREATE INDEX ix_account_patient ON account (tenant_id, patient, recorded_at, id)")
-    op.execute("CREATE INDEX ix_account_recorded_at ON account (tenant_id, recorded_at, id)")
+    op.execute("CREATE INDEX ix_account_patient ON account (tenant_id, patient, recorded_at)")
+    op.execute("CREATE INDEX ix_account_recorded_at ON account (tenant_id, recorded_at)")
     protect("account", app_updates=("guarantor", "locale", "status", "parties"))
 
 
@@ -130,7 +130,7 @@ CREATE TABLE charge (
     CONSTRAINT ck_charge_status CHECK (status IN ('open', 'invoiced', 'void'))
 )
 """)
-    op.execute("CREATE INDEX ix_charge_account_id ON charge (tenant_id, account_id, recorded_at, id)")
+    op.execute("CREATE INDEX ix_charge_account_id ON charge (tenant_id, account_id, recorded_at)")
     op.execute(
         "CREATE INDEX ix_charge_invoice_group_id ON charge (tenant_id, invoice_group_id) WHERE invoice_group_id IS NOT NULL"
     )
@@ -179,10 +179,10 @@ CREATE TABLE invoice (
     CONSTRAINT ck_invoice_currency CHECK (currency ~ '^[A-Z]{3}$')
 ) WITH (fillfactor = 80)
 """)
-    op.execute("CREATE INDEX ix_invoice_account_id ON invoice (tenant_id, account_id, recorded_at, id)")
+    op.execute("CREATE INDEX ix_invoice_account_id ON invoice (tenant_id, account_id, recorded_at)")
     op.execute("CREATE INDEX ix_invoice_draft_period ON invoice (tenant_id, period) WHERE number IS NULL")
     op.execute("CREATE INDEX ix_invoice_invoice_group_id ON invoice (tenant_id, invoice_group_id)")
-    op.execute("CREATE INDEX ix_invoice_recorded_at ON invoice (tenant_id, recorded_at, id)")
+    op.execute("CREATE INDEX ix_invoice_recorded_at ON invoice (tenant_id, recorded_at)")
     op.execute("CREATE UNIQUE INDEX uq_invoice_number ON invoice (tenant_id, number) WHERE number IS NOT NULL")
     protect("invoice", app_updates=("status", "number", "paid_minor", "credited_minor", "written_off_minor"))
 
@@ -296,8 +296,8 @@ CREATE TABLE payment (
     CONSTRAINT ck_payment_currency CHECK (currency ~ '^[A-Z]{3}$')
 ) WITH (fillfactor = 80)
 """)
-    op.execute("CREATE INDEX ix_payment_account_id ON payment (tenant_id, account_id, recorded_at, id)")
-    op.execute("CREATE INDEX ix_payment_recorded_at ON payment (tenant_id, recorded_at, id)")
+    op.execute("CREATE INDEX ix_payment_account_id ON payment (tenant_id, account_id, recorded_at)")
+    op.execute("CREATE INDEX ix_payment_recorded_at ON payment (tenant_id, recorded_at)")
     protect("payment", app_updates=("status", "allocated_minor", "refunded_minor"))
 
 
