@@ -20,12 +20,12 @@ from nats.aio.client import Client
 
 from adapters.nats.batch_publish import MAX_BATCH_MESSAGES, Publisher
 from adapters.postgres.outbox import OutboxSession
+from domain.outbox import OUTBOX_SHARDS
 from handlers import relay_metrics as metrics
 from handlers.relay_pump import Pump, PumpSettings, pause
 
 log = structlog.get_logger()
 
-OUTBOX_SHARDS = 16
 # How often a relay that does not own a group asks for it: the time to take over from one that died.
 OWNERSHIP_POLL_SECONDS = 0.05
 SESSION_BACK_OFF_SECONDS = (0.02, 0.5)

@@ -2,7 +2,7 @@
 
 `Client.publish` costs 2 to 3 µs of Python a message, `Msg.ack` the same; joined into one write an ack costs 0.4 µs.
 It appends to the client's pending list exactly as `publish` does, so ordering with ordinary publishes, reconnects and
-back-pressure stay the client's. Written against nats-py 2.16.0; tests/integration/test_nats_pins.py fails on another.
+back-pressure stay the client's. Written against nats-py 2.16.0; tests/integration/test_batch_publish.py fails on another.
 """
 
 import re

@@ -27,7 +27,7 @@ _UNLOCK = "SELECT pg_advisory_unlock_all()"
 # One index range scan of (shard, stream, id) per shard, whatever the backlog.
 _UNSENT = """
 SELECT unsent.ctid, unsent.tenant_id, unsent.id, unsent.subject, unsent.headers, unsent.body
-FROM unnest($1::smallint[]) AS own(shard)
+FROM unnest($1::bigint[]) AS own(shard)
 CROSS JOIN LATERAL (
     SELECT ctid, tenant_id, id, subject, headers, body
     FROM outbox
@@ -47,7 +47,7 @@ WHERE outbox.ctid = sent.place AND outbox.id = sent.id
 _BACKLOG = """
 SELECT kind.stream, sum(counted.rows)::bigint,
        coalesce(extract(epoch FROM clock_timestamp() - min(oldest.recorded_at)), 0)::float8
-FROM unnest($1::smallint[]) AS own(shard)
+FROM unnest($1::bigint[]) AS own(shard)
 CROSS JOIN (VALUES ('events'), ('audit')) AS kind(stream)
 CROSS JOIN LATERAL (
     SELECT count(*) AS rows
