@@ -49,12 +49,19 @@ class Queries:
     """`profile` is the tenant directory's: who the tenant is, or why it is refused (entitlement, residency)."""
 
     def __init__(
-        self, primary: ReadDatabase, replica: ReadDatabase | None, profile: Profile, *, concurrency: int = CONCURRENCY
+        self,
+        primary: ReadDatabase,
+        replica: ReadDatabase | None,
+        profile: Profile,
+        *,
+        concurrency: int = CONCURRENCY,
+        timeout_seconds: float = QUERY_TIMEOUT_SECONDS,
     ) -> None:
         self._source = ReadSource(primary, replica)
         self._profile = profile
         self._slots = asyncio.Semaphore(concurrency)
         self._verify_slots = asyncio.Semaphore(VERIFY_CONCURRENCY)
+        self._timeout_seconds = timeout_seconds
 
     async def answer(self, subject: str, body: bytes) -> bytes:
         """The answer as JSON (schemas.outcome.Answer). Raises nothing but cancellation."""
@@ -68,7 +75,7 @@ class Queries:
 
     async def _bounded(self, name: str, address: Address | None, body: bytes) -> Answer:
         verifying = name == "ledger.verify"
-        seconds = VERIFY_TIMEOUT_SECONDS if verifying else QUERY_TIMEOUT_SECONDS
+        seconds = VERIFY_TIMEOUT_SECONDS if verifying else self._timeout_seconds
         try:
             async with asyncio.timeout(seconds), self._verify_slots if verifying else self._slots:
                 return await self._answer(address, body)

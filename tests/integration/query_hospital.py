@@ -34,10 +34,10 @@ async def profile(tenant_id: str) -> TenantProfile | Code:
 
 
 class Hospital:
-    """Publishes commands of one tenant; each `apply` is one batch, one second after the one before."""
+    """Runs commands of one tenant, each `apply` as one batch; every command is recorded `step` after the one before."""
 
-    def __init__(self, database: Database, tenant_id: str) -> None:
-        self.database, self.tenant_id = database, tenant_id
+    def __init__(self, database: Database, tenant_id: str, step: timedelta = timedelta(seconds=1)) -> None:
+        self.database, self.tenant_id, self.step = database, tenant_id, step
         self.position = "0/0"
         self._sequence = 0
 
@@ -66,7 +66,7 @@ class Hospital:
             command_id=uuid4(),
             body=COMMANDS[name].payload.model_validate_json(text),
             payload_hash=hashlib.sha256(text).digest(),
-            recorded_at=START + timedelta(seconds=self._sequence),
+            recorded_at=START + self.step * self._sequence,
             stream_sequence=self._sequence,
         )
 

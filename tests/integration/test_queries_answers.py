@@ -117,6 +117,8 @@ async def test_invoice(day: Day) -> None:
         (1, 42_000, 1_000),
         (2, 18_000, 0),
     ]
+    void = await day.result("invoice.get", invoice_id=day.books.void)
+    assert (void.status, void.total_minor, void.open_minor) == ("void", 8_000, 0)
     assert await day.code("invoice.get", invoice_id=uuid4()) == "invoice_not_found"
 
 

@@ -7,6 +7,7 @@ from sqlalchemy import Row, bindparam, select
 from adapters.postgres.reads.asking import Asking, owned
 from adapters.postgres.reads.paging import Keyset, page
 from adapters.postgres.tables import invoice, invoice_line
+from domain.entities import Invoice
 from schemas.codes import Code
 from schemas.invoice import GetInvoice, InvoiceLineView, InvoicePage, InvoiceSummary, InvoiceView, ListInvoices
 from schemas.outcome import Problem, problem
@@ -46,29 +47,26 @@ async def listed(asking: Asking, query: ListInvoices) -> InvoicePage | Problem:
 
 
 def _summary(row: Row[Any]) -> dict[str, Any]:
+    found = Invoice(*row[1:])
     return {
-        "invoice_id": row.id,
-        "party_id": row.party_id,
-        "status": row.status,
-        "number": row.number,
-        "currency": row.currency,
-        "net_minor": row.net_minor,
-        "tax_minor": row.tax_minor,
-        "total_minor": row.total_minor,
-        "open_minor": open_minor(row),
-        "invoice_group_id": row.invoice_group_id,
-        "account_id": row.account_id,
-        "invoice_date": row.invoice_date,
-        "due_on": row.due_on,
-        "paid_minor": row.paid_minor,
-        "credited_minor": row.credited_minor,
-        "written_off_minor": row.written_off_minor,
-        "recorded_at": row.recorded_at,
+        "invoice_id": found.id,
+        "party_id": found.party_id,
+        "status": found.status,
+        "number": found.number,
+        "currency": found.currency,
+        "net_minor": found.net_minor,
+        "tax_minor": found.tax_minor,
+        "total_minor": found.total_minor,
+        "open_minor": found.open_minor,
+        "invoice_group_id": found.invoice_group_id,
+        "account_id": found.account_id,
+        "invoice_date": found.invoice_date,
+        "due_on": found.due_on,
+        "paid_minor": found.paid_minor,
+        "credited_minor": found.credited_minor,
+        "written_off_minor": found.written_off_minor,
+        "recorded_at": found.recorded_at,
     }
-
-
-def open_minor(row: Row[Any]) -> int:
-    return int(row.total_minor - row.paid_minor - row.credited_minor - row.written_off_minor)
 
 
 def _line(row: Row[Any]) -> InvoiceLineView:

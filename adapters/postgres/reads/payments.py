@@ -7,6 +7,7 @@ from sqlalchemy import Row, bindparam, func, select
 from adapters.postgres.reads.asking import Asking, owned
 from adapters.postgres.reads.paging import Keyset, page
 from adapters.postgres.tables import allocation, payment
+from domain.entities import Payment
 from schemas.codes import Code
 from schemas.outcome import Problem, problem
 from schemas.payment import (
@@ -58,20 +59,20 @@ async def listed(asking: Asking, query: ListPayments) -> PaymentPage | Problem:
 
 
 def _summary(row: Row[Any]) -> dict[str, Any]:
-    left = row.amount_minor + row.cash_rounding_minor - row.allocated_minor - row.refunded_minor
+    found = Payment(*row[1:])
     return {
-        "payment_id": row.id,
-        "status": row.status,
-        "currency": row.currency,
-        "amount_minor": row.amount_minor,
-        "allocated_minor": row.allocated_minor,
-        "refunded_minor": row.refunded_minor,
-        "unapplied_minor": 0 if row.status == "reversed" else left,
-        "account_id": row.account_id,
-        "method": row.method,
-        "received_on": row.received_on,
-        "reference": row.reference,
-        "party_id": row.party_id,
-        "cash_rounding_minor": row.cash_rounding_minor,
-        "recorded_at": row.recorded_at,
+        "payment_id": found.id,
+        "status": found.status,
+        "currency": found.currency,
+        "amount_minor": found.amount_minor,
+        "allocated_minor": found.allocated_minor,
+        "refunded_minor": found.refunded_minor,
+        "unapplied_minor": found.unapplied_minor,
+        "account_id": found.account_id,
+        "method": found.method,
+        "received_on": found.received_on,
+        "reference": found.reference,
+        "party_id": found.party_id,
+        "cash_rounding_minor": found.cash_rounding_minor,
+        "recorded_at": found.recorded_at,
     }
