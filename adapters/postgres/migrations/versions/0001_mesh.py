@@ -29,7 +29,7 @@ CREATE TABLE tenant_book (
     command_sequence BIGINT NOT NULL,
     CONSTRAINT pk_tenant_book PRIMARY KEY (tenant_id),
     CONSTRAINT ck_tenant_book_sequences CHECK (ledger_sequence >= 0 AND event_sequence >= 0 AND command_sequence >= 0),
-    CONSTRAINT ck_tenant_book_tenant_id CHECK (tenant_id ~ '^[A-Za-z0-9_-]{1,64}$'),
+    CONSTRAINT ck_tenant_book_tenant_id CHECK (tenant_id <> ''),
     CONSTRAINT ck_tenant_book_ledger_head CHECK (octet_length(ledger_head) = 32)
 ) WITH (fillfactor = 50)
 """)
@@ -53,7 +53,7 @@ CREATE TABLE inbox (
     CONSTRAINT ck_inbox_status CHECK (status IN ('applied', 'rejected')),
     CONSTRAINT ck_inbox_error CHECK ((status = 'rejected') = (error IS NOT NULL)),
     CONSTRAINT ck_inbox_sequence CHECK (sequence >= 1),
-    CONSTRAINT ck_inbox_tenant_id CHECK (tenant_id ~ '^[A-Za-z0-9_-]{1,64}$'),
+    CONSTRAINT ck_inbox_tenant_id CHECK (tenant_id <> ''),
     CONSTRAINT ck_inbox_payload_hash CHECK (octet_length(payload_hash) = 32)
 )
 """)
@@ -73,7 +73,7 @@ CREATE TABLE outbox (
     recorded_at TIMESTAMP WITH TIME ZONE NOT NULL,
     CONSTRAINT pk_outbox PRIMARY KEY (tenant_id, id),
     CONSTRAINT ck_outbox_shard CHECK (shard >= 0),
-    CONSTRAINT ck_outbox_tenant_id CHECK (tenant_id ~ '^[A-Za-z0-9_-]{1,64}$')
+    CONSTRAINT ck_outbox_tenant_id CHECK (tenant_id <> '')
 ) WITH (
     autovacuum_vacuum_scale_factor = 0,
     autovacuum_vacuum_threshold = 5000,
@@ -98,7 +98,7 @@ CREATE TABLE document_series (
     last_number BIGINT NOT NULL,
     CONSTRAINT pk_document_series PRIMARY KEY (tenant_id, series, fiscal_year),
     CONSTRAINT ck_document_series_last_number CHECK (last_number >= 0),
-    CONSTRAINT ck_document_series_tenant_id CHECK (tenant_id ~ '^[A-Za-z0-9_-]{1,64}$'),
+    CONSTRAINT ck_document_series_tenant_id CHECK (tenant_id <> ''),
     CONSTRAINT ck_document_series_fiscal_year CHECK (fiscal_year BETWEEN 1 AND 9999)
 ) WITH (fillfactor = 50)
 """)
@@ -116,7 +116,7 @@ CREATE TABLE period (
     recorded_at TIMESTAMP WITH TIME ZONE NOT NULL,
     CONSTRAINT pk_period PRIMARY KEY (tenant_id, period),
     CONSTRAINT ck_period_dates CHECK (starts_on <= ends_on),
-    CONSTRAINT ck_period_tenant_id CHECK (tenant_id ~ '^[A-Za-z0-9_-]{1,64}$'),
+    CONSTRAINT ck_period_tenant_id CHECK (tenant_id <> ''),
     CONSTRAINT ck_period_period CHECK (period ~ '^[0-9]{4}-(0[1-9]|1[0-2])$'),
     CONSTRAINT ck_period_status CHECK (status IN ('open', 'closed'))
 )
@@ -134,7 +134,7 @@ CREATE TABLE chart_entry (
     recorded_at TIMESTAMP WITH TIME ZONE NOT NULL,
     CONSTRAINT pk_chart_entry PRIMARY KEY (tenant_id, code),
     CONSTRAINT ck_chart_entry_code CHECK (code ~ '^[1-9][0-9]{3}$'),
-    CONSTRAINT ck_chart_entry_tenant_id CHECK (tenant_id ~ '^[A-Za-z0-9_-]{1,64}$'),
+    CONSTRAINT ck_chart_entry_tenant_id CHECK (tenant_id <> ''),
     CONSTRAINT ck_chart_entry_kind CHECK (kind IN ('asset', 'liability', 'revenue', 'expense'))
 )
 """)

@@ -31,7 +31,7 @@ CREATE TABLE ledger_account (
     CONSTRAINT ck_ledger_account_party_id CHECK (party_id IS NULL OR account_id IS NOT NULL),
     CONSTRAINT fk_ledger_account_account_id FOREIGN KEY(tenant_id, account_id) REFERENCES account (tenant_id, id),
     CONSTRAINT uq_ledger_account_account_id UNIQUE NULLS NOT DISTINCT (tenant_id, account_id, code, currency, party_id),
-    CONSTRAINT ck_ledger_account_tenant_id CHECK (tenant_id ~ '^[A-Za-z0-9_-]{1,64}$'),
+    CONSTRAINT ck_ledger_account_tenant_id CHECK (tenant_id <> ''),
     CONSTRAINT ck_ledger_account_currency CHECK (currency ~ '^[A-Z]{3}$')
 ) WITH (fillfactor = 50)
 """)
@@ -66,7 +66,7 @@ CREATE TABLE ledger_transfer (
         REFERENCES ledger_account (tenant_id, id),
     CONSTRAINT fk_ledger_transfer_credit_account_id FOREIGN KEY(tenant_id, credit_account_id)
         REFERENCES ledger_account (tenant_id, id),
-    CONSTRAINT ck_ledger_transfer_tenant_id CHECK (tenant_id ~ '^[A-Za-z0-9_-]{1,64}$'),
+    CONSTRAINT ck_ledger_transfer_tenant_id CHECK (tenant_id <> ''),
     CONSTRAINT ck_ledger_transfer_currency CHECK (currency ~ '^[A-Z]{3}$'),
     CONSTRAINT ck_ledger_transfer_hash CHECK (octet_length(hash) = 32)
 )
