@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from tools.cli import migrate, roles
+from tools.cli import dev, migrate, roles
 
 HELP = """Billing mesh: commands in on NATS, double-entry books in PostgreSQL, events out on NATS.
 
@@ -38,3 +38,4 @@ app.command(rich_help_panel="Roles")(roles.api)
 app.command(rich_help_panel="Roles")(roles.handlers)
 app.command(rich_help_panel="Roles")(roles.worker)
 app.command(rich_help_panel="Roles")(migrate.migrate)
+app.add_typer(dev.app, name="dev", rich_help_panel="On this machine")

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, Self
 
 import uvicorn
@@ -21,6 +21,7 @@ from starlette.routing import Route
 
 Algorithm = Literal["RS256", "ES256", "EdDSA"]
 ALGORITHMS: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA")
+_DEFAULT_ALGORITHM: Algorithm = "ES256"
 TENANT_CLAIM = "tenant"
 _START_TIMEOUT_SECONDS = 10
 _RSA_BITS = 2048
@@ -80,27 +81,18 @@ class Issuer:
         scopes: Sequence[str] = (),
         ttl_seconds: int = 300,
         *,
-        algorithm: Algorithm = "ES256",
+        algorithm: Algorithm = _DEFAULT_ALGORITHM,
         kid: str | None = None,
         **overrides: Any,
     ) -> str:
         """A signed token. `overrides` replace claims, and remove those given as None. `kid` forges the key id."""
-        now = int(time.time())
-        claims = {
-            "iss": self.issuer,
-            "aud": self.audience,
-            "sub": f"user-of-{tenant}",
-            TENANT_CLAIM: tenant,
-            "scope": " ".join(scopes),
-            "iat": now,
-            "nbf": now,
-            "exp": now + ttl_seconds,
-            "jti": str(uuid.uuid4()),
-        } | overrides
         key = self._generations[-1][algorithm]
-        header = {"alg": algorithm, "typ": "JWT", "kid": kid or key.kid}
-        present = {name: value for name, value in claims.items() if value is not None}
-        return jwt.encode(header, present, key, algorithms=[algorithm])
+        return _sign(self.issuer, self.audience, key, tenant, scopes, ttl_seconds, kid=kid, overrides=overrides)
+
+    def credentials(self) -> dict[str, Any]:
+        """What another process needs to mint tokens of this issuer with `mint_with`: a private key among it."""
+        key = self._generations[-1][_DEFAULT_ALGORITHM].as_dict(private=True)
+        return {"issuer": self.issuer, "audience": self.audience, "key": dict(key)}
 
     def rotate(self) -> None:
         self._generations.append(_generate())
@@ -115,6 +107,41 @@ class Issuer:
 
     def _serve(self) -> None:
         self._server.run(sockets=[self._socket])
+
+
+def mint_with(credentials: dict[str, Any], tenant: str, scopes: Sequence[str], ttl_seconds: int) -> str:
+    """A token of an issuer that runs in another process, from its `credentials()`."""
+    key = ECKey.import_key(credentials["key"])
+    return _sign(credentials["issuer"], credentials["audience"], key, tenant, scopes, ttl_seconds)
+
+
+def _sign(
+    issuer: str,
+    audience: str,
+    key: RSAKey | ECKey | OKPKey,
+    tenant: str,
+    scopes: Sequence[str],
+    ttl_seconds: int,
+    *,
+    kid: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> str:
+    now = int(time.time())
+    claims = {
+        "iss": issuer,
+        "aud": audience,
+        "sub": f"user-of-{tenant}",
+        TENANT_CLAIM: tenant,
+        "scope": " ".join(scopes),
+        "iat": now,
+        "nbf": now,
+        "exp": now + ttl_seconds,
+        "jti": str(uuid.uuid4()),
+    } | dict(overrides or {})
+    algorithm = str(key.as_dict(private=False)["alg"])
+    header = {"alg": algorithm, "typ": "JWT", "kid": kid or key.kid}
+    present = {name: value for name, value in claims.items() if value is not None}
+    return jwt.encode(header, present, key, algorithms=[algorithm])
 
 
 def _generate() -> dict[Algorithm, RSAKey | ECKey | OKPKey]:

@@ -14,6 +14,8 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
@@ -117,16 +119,24 @@ class Mesh:
 
     def stop(self) -> None:
         """Roles first (they drain), then what this mesh brought: its NATS server, its database, its stack."""
-        for process in self:
-            process.stop()
-        if self._issuer is not None:
-            self._issuer.stop()
-        if self._owns_nats:
-            self.nats.stop()
-        if self._drops_database and self.stack.postgres.is_running():
-            self.stack.postgres.drop_database(self.database)
-        if self._owns_stack:
-            self.stack.stop()
+        with ExitStack() as last:  # in reverse order, each whatever the others raise
+            if self._owns_stack:
+                last.callback(self.stack.stop)
+            if self._drops_database and self.stack.postgres.is_running():
+                last.callback(self.stack.postgres.drop_database, self.database)
+            if self._owns_nats:
+                last.callback(self.nats.stop)
+            if self._issuer is not None:
+                last.callback(self._issuer.stop)
+            self._stop_processes()
+
+    def _stop_processes(self) -> None:
+        if not self._processes:
+            return
+        with ThreadPoolExecutor(len(self._processes)) as executor:  # each may take a while to drain
+            stopping = [executor.submit(process.stop) for process in self]
+        for stopped in stopping:
+            stopped.result()
 
     def add_process(
         self, role: ServiceRole, name: str | None = None, *, env: Mapping[str, str] | None = None
