@@ -1,0 +1,1 @@
+"""`billing demo`: three hospitals live a day on the embedded mesh, and every promise is checked at the end."""
