@@ -95,7 +95,7 @@ async def _last_event(jetstream: JetStreamContext, tenant_id: str) -> int | None
         message = await jetstream.get_msg(EVENTS_STREAM, subject=_subject(tenant_id))
     except NotFoundError:
         return None
-    return int((message.headers or {}).get(CE_SEQUENCE, "0"))
+    return _sequence(message.headers)
 
 
 async def _expired(jetstream: JetStreamContext, last_command: datetime | None) -> bool:
@@ -117,11 +117,13 @@ async def _scan(jetstream: JetStreamContext, tenant_id: str) -> list[Mismatch]:
         inactive_threshold=SCAN_CONSUMER_SECONDS,
     )
     consumer = await jetstream.pull_subscribe(_subject(tenant_id), stream=EVENTS_STREAM, config=config)
+    info = await consumer.consumer_info()
     try:
-        info = await consumer.consumer_info()
-        return await _scanned(consumer, (info.num_pending or 0) + info.delivered.consumer_seq if info.delivered else 0)
+        # Nothing was fetched yet, so everything there was at the start is pending.
+        return await _scanned(consumer, info.num_pending or 0)
     finally:
         await consumer.unsubscribe()
+        await jetstream.delete_consumer(EVENTS_STREAM, info.name)
 
 
 async def _scanned(consumer: JetStreamContext.PullSubscription, count: int) -> list[Mismatch]:
@@ -132,12 +134,18 @@ async def _scanned(consumer: JetStreamContext.PullSubscription, count: int) -> l
             seen += 1
             if message.metadata.sequence.consumer != seen:
                 raise ScanInterrupted
-            sequence = int((message.headers or {}).get(CE_SEQUENCE, "0"))
+            sequence = _sequence(message.headers)
             # Where the stream begins is up to its max_age.
             if last is not None and sequence != last + 1 and len(mismatches) < MAX_MISMATCHES:
                 mismatches.append(_mismatch("event_sequence", f"event {last + 1}", f"event {sequence}"))
             last = sequence
     return mismatches
+
+
+def _sequence(headers: dict[str, str] | None) -> int:
+    """The tenant's sequence in an event; 0, which no event has, where it holds none."""
+    text = (headers or {}).get(CE_SEQUENCE, "")
+    return int(text) if text.isascii() and text.isdecimal() else 0
 
 
 def _subject(tenant_id: str) -> str:

@@ -36,8 +36,10 @@ async def profile(tenant_id: str) -> TenantProfile | Code:
 class Hospital:
     """Runs commands of one tenant, each `apply` as one batch; every command is recorded `step` after the one before."""
 
-    def __init__(self, database: Database, tenant_id: str, step: timedelta = timedelta(seconds=1)) -> None:
-        self.database, self.tenant_id, self.step = database, tenant_id, step
+    def __init__(
+        self, database: Database, tenant_id: str, *, start: datetime = START, step: timedelta = timedelta(seconds=1)
+    ) -> None:
+        self.database, self.tenant_id, self.start, self.step = database, tenant_id, start, step
         self.position = "0/0"
         self._sequence = 0
 
@@ -66,7 +68,7 @@ class Hospital:
             command_id=uuid4(),
             body=COMMANDS[name].payload.model_validate_json(text),
             payload_hash=hashlib.sha256(text).digest(),
-            recorded_at=START + self.step * self._sequence,
+            recorded_at=self.start + self.step * self._sequence,
             stream_sequence=self._sequence,
         )
 

@@ -47,7 +47,7 @@ async def listed(asking: Asking, query: ListInvoices) -> InvoicePage | Problem:
 
 
 def _summary(row: Row[Any]) -> dict[str, Any]:
-    found = Invoice(*row[1:])
+    found = Invoice._make(row[1:])
     return {
         "invoice_id": found.id,
         "party_id": found.party_id,

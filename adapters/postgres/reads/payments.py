@@ -59,7 +59,7 @@ async def listed(asking: Asking, query: ListPayments) -> PaymentPage | Problem:
 
 
 def _summary(row: Row[Any]) -> dict[str, Any]:
-    found = Payment(*row[1:])
+    found = Payment._make(row[1:])
     return {
         "payment_id": found.id,
         "status": found.status,
