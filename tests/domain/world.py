@@ -6,7 +6,7 @@ named, or relies on the order of rows, fails here first. It knows nothing of bil
 
 import random
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any, TypeVar, cast
@@ -120,6 +120,11 @@ class World:
     verdicts: list[engine.Verdict] = field(default_factory=list)
     now: datetime = NOON
     issued_ids: int = 0
+
+    def copy(self) -> "World":
+        """Another store with the same rows."""
+        tables, outbox = self.state()
+        return replace(self, tables=tables, outbox=outbox, verdicts=list(self.verdicts))
 
     # --- driving it ---------------------------------------------------------------------------------------------------
 
