@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from tools.cli import dev, migrate, roles
+from tools.cli import dev, ledger, migrate, publish, queues, roles
 
 HELP = """Billing mesh: commands in on NATS, double-entry books in PostgreSQL, events out on NATS.
 
@@ -39,3 +39,7 @@ app.command(rich_help_panel="Roles")(roles.handlers)
 app.command(rich_help_panel="Roles")(roles.worker)
 app.command(rich_help_panel="Roles")(migrate.migrate)
 app.add_typer(dev.app, name="dev", rich_help_panel="On this machine")
+app.command(rich_help_panel="Clients")(publish.publish)
+app.command(rich_help_panel="Clients")(publish.query)
+app.command(rich_help_panel="Operations")(queues.queues)
+app.add_typer(ledger.app, name="ledger", rich_help_panel="Operations")

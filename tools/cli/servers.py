@@ -24,7 +24,10 @@ def quiet() -> None:
 
 @asynccontextmanager
 async def nats_client(
-    settings: "NatsSettings | None" = None, *, timeout_seconds: float = CONNECT_TIMEOUT_SECONDS
+    settings: "NatsSettings | None" = None,
+    *,
+    timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+    inbox_prefix: str | None = None,
 ) -> "AsyncIterator[Client]":
     """A connection as NATS_URL says. Raises CliError where no server answers in time or it refuses."""
     from nats.errors import Error as NatsError
@@ -36,7 +39,9 @@ async def nats_client(
     where = without_credentials(", ".join(settings.servers))
     try:
         async with asyncio.timeout(timeout_seconds):
-            client = await connect(settings.servers, creds=settings.nats_creds, name="billing-cli")
+            client = await connect(
+                settings.servers, creds=settings.nats_creds, name="billing-cli", inbox_prefix=inbox_prefix
+            )
     except TimeoutError:
         raise CliError(
             f"NATS: no answer from {where} within {timeout_seconds:.0f} s; check NATS_URL, its user and password, and "
