@@ -7,6 +7,7 @@ on while this looks, so the stream is read after the outbox: what has left the o
 from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
+import orjson
 from nats.aio.client import Client
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 from nats.js.client import JetStreamContext
@@ -82,6 +83,25 @@ async def check_events(
     if scan:
         mismatches.extend(await _scan(jetstream, tenant_id))
     return tuple(mismatches)
+
+
+async def tenants(nats: Client) -> list[str]:
+    """The tenants that the event stream knows, sorted: everyone who changed something in its `max_age` (30 days).
+
+    No database role may list them: row-level security binds the tables' owner too, and only the outbox has a policy across
+    tenants. A tenant that has been idle for longer is verified by name.
+    """
+    found: set[str] = set()
+    offset = 0
+    while True:
+        request = orjson.dumps({"subjects_filter": f"{EVENT_PREFIX}.>", "offset": offset})
+        answer = await nats.request(f"$JS.API.STREAM.INFO.{EVENTS_STREAM}", request, timeout=SCAN_TIMEOUT_SECONDS)
+        info = orjson.loads(answer.data)
+        subjects = info["state"].get("subjects") or {}
+        found.update(subject.removeprefix(f"{EVENT_PREFIX}.").split(".")[0] for subject in subjects)
+        offset += len(subjects)
+        if not subjects or offset >= info.get("total", 0):
+            return sorted(found)
 
 
 async def _given(connection: AsyncConnection, tenant_id: str) -> _Given:

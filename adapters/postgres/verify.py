@@ -3,8 +3,8 @@
 Sums are compared in SQL (verify_checks.py); the hash chain is recomputed here, row by row through a server-side cursor,
 so memory does not grow with the ledger. Whether the events reached their stream is handlers/event_check.py.
 
-`billing ledger verify` for every tenant needs a list of them, and row-level security hides other tenants from everyone, the
-tables' owner included (FORCE): `tenants` says who may ask.
+`billing ledger verify` for every tenant needs a list of them, which no database role may read: row-level security binds the
+tables' owner too. handlers/event_check.py asks the event stream instead.
 """
 
 from typing import NamedTuple

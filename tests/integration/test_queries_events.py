@@ -15,7 +15,7 @@ from sqlalchemy.pool import NullPool
 
 from adapters.postgres.database import Database
 from adapters.postgres.dsn import sqlalchemy_url
-from handlers.event_check import check_events
+from handlers.event_check import check_events, tenants
 from schemas.headers import CE_SEQUENCE, MESSAGE_ID
 from tests.fixtures.servers import Database as ModuleDatabase
 from tests.integration.query_hospital import Hospital, a_day
@@ -170,3 +170,11 @@ async def test_a_scan_reads_more_than_one_fetch(
     # It leaves no consumer behind.
     consumers = await operator.jetstream().consumers_info("BILLING_EVENTS")
     assert consumers == []
+
+
+async def test_the_stream_knows_the_tenants(relay: Relay, operator: Client) -> None:
+    assert relay.tenant_id not in await tenants(operator)
+    await relay.publish(await relay.waiting())
+    found = await tenants(operator)
+    assert found.count(relay.tenant_id) == 1
+    assert found == sorted(found)
