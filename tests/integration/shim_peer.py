@@ -15,7 +15,6 @@ from typing import Any
 from uuid import UUID
 
 import nats
-import nats.errors
 import orjson
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -86,7 +85,7 @@ class Peer:
             try:
                 for message in await subscription.fetch(100, timeout=1):
                     await self._handle(message)
-            except nats.errors.TimeoutError:
+            except TimeoutError:  # nats-py raises its own kind and the plain one
                 continue
 
     async def _handle(self, message: Msg) -> None:
@@ -137,8 +136,11 @@ async def peer(server: NatsServer) -> AsyncIterator[Peer]:
     finally:
         for task in consuming:
             task.cancel()
-        await asyncio.gather(*consuming, return_exceptions=True)
+        ended = await asyncio.gather(*consuming, return_exceptions=True)
         await client.close()
+        for reason in ended:
+            if not isinstance(reason, asyncio.CancelledError):
+                raise AssertionError("the peer stopped listening") from reason
 
 
 def _hash(command: Received) -> bytes:
