@@ -22,7 +22,7 @@ MAX_MISMATCHES_PER_CHECK = 50  # 22 checks × 50 × ~250 bytes = 275 kB, well un
 STATEMENT_TIMEOUT_SECONDS = (
     600  # of one check: a full scan of a large tenant takes longer than a request's limit allows
 )
-_CHAIN_ROWS = 1_000  # hashed between two awaits: about 10 ms, so that a worker's heartbeat goes on
+_CHAIN_ROWS = 1_000  # hashed between two awaits: tens of milliseconds, so that the process stays responsive
 
 _TRANSFERS = (
     select(*(ledger_transfer.c[field] for field in Transfer._fields))

@@ -62,14 +62,16 @@ class Lists:
         return [item[KEYS[name]] for item in answer["result"]["items"]], answer["result"]["next_cursor"]
 
     async def pages(self, name: str, limit: int, between: Add | None = None) -> list[list[Any]]:
-        pages, cursor = [], None
-        while True:
+        pages: list[list[Any]] = []
+        cursor = None
+        while len(pages) < 4 * ROWS:
             items, cursor = await self.page(name, cursor, limit)
             pages.append(items)
             if cursor is None:
                 return pages
             if between is not None:
                 await between(1)
+        raise AssertionError("there are more pages than rows")
 
 
 @pytest_asyncio.fixture
