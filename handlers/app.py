@@ -12,7 +12,7 @@ from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 from faststream.nats.annotations import NatsMessage as IncomingMessage
 from nats.aio.client import Client
 
-from adapters.nats import fetch
+from adapters.nats import fetch, tolerant
 from adapters.nats.connection import broker_options
 from adapters.nats.topology import COMMANDS_STREAM, command_subjects, durable
 from adapters.neighbours.ports import TenantDirectory, Terminology
@@ -100,6 +100,7 @@ async def _start(
         logger=None,
     )
     connection: Client = await broker.connect()
+    tolerant.install(connection)
     turns = Turns(min(config.handlers.tenant_concurrency, config.database.database_pool_size))
     preparation = Preparation(directory, terminology, config.runtime.region)
     watchdogs, subscribers = [], []
