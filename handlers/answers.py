@@ -1,5 +1,6 @@
 """How a message ends: outcome to the reply inbox, acknowledgement, another try later, or the dead letter stream."""
 
+import re
 from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -20,6 +21,7 @@ from handlers.inbound import Delivery, Inbound, Malformed
 from schemas import headers
 from schemas.codes import Code
 from schemas.outcome import Problem, problem
+from schemas.registry import COMMANDS
 from schemas.subjects import dlq_subject
 
 log = structlog.get_logger()
@@ -30,6 +32,10 @@ RETRY_FIRST_SECONDS = 0.25
 RETRY_MAX_SECONDS = 30.0
 DLQ_TIMEOUT_SECONDS = 5.0
 MAX_REASON_CHARACTERS = 500
+
+# What a header may be called (an HTTP token) and must not hold: the server delivers others, the client refuses to send them.
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Answered(NamedTuple):
@@ -101,7 +107,9 @@ class Answers:
             await letter.message.nak(delay=RETRY_MAX_SECONDS)
             return
         metrics.DEAD_LETTERS.labels(self._group, why.code).inc()
-        metrics.COMMANDS.labels(letter.name or "unknown", "dead_lettered", why.code).inc()
+        # A name nobody registered is the publisher's choice: as a label it would make as many series as they like.
+        name = letter.name if letter.name in COMMANDS else "unknown"
+        metrics.COMMANDS.labels(name, "dead_lettered", why.code).inc()
         if letter.reply_to:
             rejection = Verdict("rejected", error=orjson.dumps(why.model_dump(mode="json")).decode())
             await self.reply([(letter.reply_to, outcome(letter.command_id, rejection, None))])
@@ -139,13 +147,15 @@ def dead_letter_headers(message: Msg, delivery: Delivery, group: str, why: Probl
     kept = {
         name: value
         for name, value in original.items()
-        if not name.lower().startswith(("nats-", "billing-dlq-")) and value.isprintable()
+        if _HEADER_NAME.fullmatch(name)
+        and not name.lower().startswith(("nats-", "billing-dlq-"))
+        and not _CONTROL.search(value)
     }
     story = {
         headers.DLQ_CODE: why.code.value,
         headers.DLQ_REASON: _one_line(why),
         headers.DLQ_CONSUMER: group,
-        headers.DLQ_SUBJECT: message.subject,
+        headers.DLQ_SUBJECT: _CONTROL.sub("?", message.subject),
         headers.DLQ_STREAM: delivery.stream,
         headers.DLQ_SEQUENCE: str(delivery.stream_sequence),
         headers.DLQ_DELIVERIES: str(delivery.delivered),
@@ -154,7 +164,7 @@ def dead_letter_headers(message: Msg, delivery: Delivery, group: str, why: Probl
         headers.MESSAGE_ID: f"{group}.{delivery.stream}.{delivery.stream_sequence}",
     }
     message_id = original.get(headers.MESSAGE_ID, "")
-    if message_id and message_id.isprintable():
+    if message_id and not _CONTROL.search(message_id):
         story[headers.DLQ_MESSAGE_ID] = message_id
     return kept | story
 
@@ -169,8 +179,10 @@ def _one_line(why: Problem) -> str:
 
 
 async def quietly(answering: Awaitable[None]) -> None:
-    """Awaits an answer; one that cannot be sent because NATS is away is logged, since the message will come again."""
+    """Awaits an answer; one that cannot be sent is logged, since the message will come again."""
     try:
         await answering
     except (nats_errors.Error, JetStreamError, OSError, TimeoutError) as error:
         log.warning("answer_not_sent", error=type(error).__name__)
+    except Exception as error:  # a bug in one answer must not cancel the batch's other answers
+        log.exception("answer_failed", error=type(error).__name__)

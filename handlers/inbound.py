@@ -107,7 +107,7 @@ def decode(message: Msg) -> Inbound | Malformed:
 def payload_hash(name: str, data: bytes) -> bytes:
     """SHA-256 over the command's name and its body with sorted keys: the same command, however it was serialised.
 
-    Raises orjson.JSONDecodeError.
+    Raises orjson.JSONDecodeError, or orjson.JSONEncodeError for a body nested deeper than 254 levels.
     """
     canonical = orjson.dumps(orjson.loads(data), option=orjson.OPT_SORT_KEYS)
     return sha256(name.encode() + b"\n" + canonical).digest()
@@ -137,6 +137,8 @@ def _body(data: bytes, name: str, tenant_id: str) -> tuple[CommandBody, bytes] |
         model = COMMANDS[name].payload.model_validate_json(data)
     except orjson.JSONDecodeError as error:
         return problem(Code.MALFORMED_COMMAND, f"the body is not JSON: {error.msg} at byte {error.pos}")
+    except orjson.JSONEncodeError:  # it parses up to 1,024 levels of nesting and writes 254
+        return problem(Code.MALFORMED_COMMAND, "the body is nested too deeply")
     except ValidationError as error:
         return problem(Code.MALFORMED_COMMAND, None, fields=field_errors(error))
     if model.tenant_id is not None and model.tenant_id != tenant_id:

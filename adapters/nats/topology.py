@@ -61,6 +61,10 @@ MAX_DELIVER = -1
 # Above fetch × replicas: 2,000 × 8 = 16,000. When it is reached, replicas starve while others hold messages.
 MAX_ACK_PENDING = 20_000
 
+# Headers and body of a command. A dead letter carries the whole command and its own story (reason 2 kB, subject 4 kB, ids) and
+# must still fit the server's max_payload of 1 MiB: 16 kB below it. A publisher of more is told so by the server at once.
+COMMANDS_MAX_MESSAGE_BYTES = 2**20 - 16 * 2**10
+
 _API_TIMEOUT_SECONDS = 10.0
 _NOT_FOUND = 404
 
@@ -130,6 +134,7 @@ def stream_configs(*, replicas: int, dev: bool = False) -> dict[str, dict[str, A
         DLQ_STREAM: _stream([f"{DLQ_PREFIX}.>"], DLQ_MAX_AGE, OTHERS_DUPLICATE_WINDOW, "Dead letters with bodies"),
         REPLAY_STREAM: _stream([f"{REPLAY_PREFIX}.>"], REPLAY_MAX_AGE, OTHERS_DUPLICATE_WINDOW, "Replayed commands"),
     }
+    streams[COMMANDS_STREAM]["max_msg_size"] = COMMANDS_MAX_MESSAGE_BYTES
     if dev:
         audit = _stream([f"{AUDIT_PREFIX}.>"], AUDIT_MAX_AGE, EVENTS_DUPLICATE_WINDOW, "Audit, in dev only")
         streams[AUDIT_STREAM] = audit
