@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer, StringConstraints, WithJsonSchema
 
 # Largest amount of one command: 10^15 minor units (ten trillion dirhams). An int64 balance holds 9,223 such postings, so
 # no realistic ledger account overflows, and every sum inside one command (at most 1,000 lines) stays within int64 too.
@@ -50,11 +50,16 @@ def _decimal(value: Any) -> Any:
     raise ValueError('a quantity is a decimal string such as "1.5" or a whole number, at most 3 decimals')
 
 
+# Written out: pydantic would put the decimal's bounds, which JSON Schema has no words for on a string, on both forms.
+_QUANTITY_TEXT = {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,3})?$", "not": {"pattern": r"^0+(\.0+)?$"}}
+_QUANTITY_NUMBER = {"type": "integer", "exclusiveMinimum": 0, "exclusiveMaximum": 10**9}
 Quantity = Annotated[
     Decimal,
-    BeforeValidator(_decimal, json_schema_input_type=str | int),
+    BeforeValidator(_decimal),
     Field(gt=0, lt=Decimal(10**9)),
     PlainSerializer(str, return_type=str),
+    WithJsonSchema({"anyOf": [_QUANTITY_TEXT, _QUANTITY_NUMBER]}, mode="validation"),
+    WithJsonSchema(_QUANTITY_TEXT, mode="serialization"),
 ]
 
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from tools.cli import dev, ledger, migrate, publish, queues, roles
+from tools.cli import dev, docs, ledger, migrate, publish, queues, roles
 
 HELP = """Billing mesh: commands in on NATS, double-entry books in PostgreSQL, events out on NATS.
 
@@ -43,3 +43,4 @@ app.command(rich_help_panel="Clients")(publish.publish)
 app.command(rich_help_panel="Clients")(publish.query)
 app.command(rich_help_panel="Operations")(queues.queues)
 app.add_typer(ledger.app, name="ledger", rich_help_panel="Operations")
+app.command(rich_help_panel="On this machine")(docs.docs)

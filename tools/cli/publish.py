@@ -209,7 +209,8 @@ def _checked_actor(actor: str | None) -> str | None:
 
 def _warn_of_subject(subject: str) -> None:
     """An unknown verb of a known aggregate is taken by the stream and refused by its consumer group: say so before."""
-    from schemas.subjects import COMMAND_PREFIX
+    from schemas.registry import GROUPS
+    from schemas.subjects import COMMAND_PREFIX, parse
     from tools.cli.names import check_command_subject
 
     reason = check_command_subject(subject)
@@ -217,4 +218,6 @@ def _warn_of_subject(subject: str) -> None:
         return
     if not subject.startswith(COMMAND_PREFIX + "."):
         raise CliError(f"{subject}: {reason}", USAGE)
-    note(f"warning: {subject}: {reason}")
+    address = parse(subject)
+    if address is not None and any(address.name.split(".")[0] in aggregates for aggregates in GROUPS.values()):
+        note(f"warning: {subject}: {reason}")

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from adapters.nats.consumer_state import ConsumerState
 
-_COLUMNS = ("group", "stream", "depth#", "waiting#", "in flight#", "redelivered#", "per second#", "oldest#", "state")
+_COLUMNS = ("group", "depth#", "waiting#", "in flight#", "again#", "per s#", "oldest#", "state")
 _SAMPLE_SECONDS = 1.0
 
 
@@ -128,9 +128,15 @@ def _table(rows: list[dict[str, Any]]) -> Any:
 
 def _cells(row: dict[str, Any]) -> tuple[Any, ...]:
     if row["missing"]:
-        return (row["group"], row["stream"], *("-" * 6), "missing: run `billing migrate`")
+        return (_label(row), *("-" * 6), "missing: run `billing migrate`")
     # A consumer that nobody pulls from has no handlers.
     state = "paused" if row["paused"] else "consumed" if row["pulls"] or row["in_flight"] else "nobody fetches"
     counts = (f"{row[key]:,}" for key in ("depth", "waiting", "in_flight", "redelivered"))
     rate = f"{row['acknowledged_per_second'] or 0:,.0f}"
-    return (row["group"], row["stream"], *counts, rate, f"{row['oldest_age_seconds']:,.0f} s", state)
+    return (_label(row), *counts, rate, f"{row['oldest_age_seconds']:,.0f} s", state)
+
+
+def _label(row: dict[str, Any]) -> str:
+    from adapters.nats.topology import REPLAY_STREAM
+
+    return f"{row['group']} (replay)" if row["stream"] == REPLAY_STREAM else str(row["group"])

@@ -1,0 +1,1 @@
+"""The interface documents in docs/api, generated from the registry, the models and the routes."""
