@@ -45,6 +45,10 @@ class WrongTenant(Exception):
     """Rows were asked for or written in a transaction of another tenant: a bug, stopped before it did anything."""
 
 
+class RolledBack(Exception):
+    """A transaction was to commit but could not: a bug in whoever caught the error of one of its statements."""
+
+
 @dataclass
 class Transaction:
     """One tenant's write transaction. Set `wants_position` before it ends to find its commit in `position` afterwards."""
@@ -112,7 +116,7 @@ class Database:
                     f"{_BEGIN_WRITING}; {_set_tenant(tenant_id)}, pg_advisory_xact_lock({lock_key(tenant_id)})"
                 )
                 yield transaction
-                await connection.execute("COMMIT")
+                await _commit(connection)
                 if transaction.wants_position:
                     transaction.position = str(await connection.fetchval("SELECT pg_current_wal_insert_lsn()::text"))
             except BaseException:
@@ -127,7 +131,7 @@ class Database:
             try:
                 await connection.execute(f"{_BEGIN_READING}; {_set_tenant(tenant_id)}")
                 yield pooled
-                await connection.execute("COMMIT")
+                await connection.execute("COMMIT")  # nothing was written: how it ends does not matter
             except BaseException:
                 await _abandon(pooled, connection)
                 raise
@@ -159,6 +163,12 @@ def _refuse_closed(adapted: Any, _entry: ConnectionPoolEntry, _proxy: Any) -> No
     """A connection that died in the pool (PostgreSQL restarted) is replaced at checkout. Costs no round trip."""
     if adapted.driver_connection.is_closed():
         raise exc.DisconnectionError
+
+
+async def _commit(connection: Connection) -> None:
+    # PostgreSQL answers the COMMIT of a failed transaction with a cheerful ROLLBACK.
+    if await connection.execute("COMMIT") != "COMMIT":
+        raise RolledBack("a statement of this transaction had failed, and its error was swallowed")
 
 
 async def _abandon(pooled: AsyncConnection, connection: Connection) -> None:
