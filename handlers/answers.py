@@ -39,14 +39,15 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Answered(NamedTuple):
-    """A message and what its command came to."""
+    """A message and what its command came to; `waits`: how often it has waited for what it names, this time included."""
 
     inbound: Inbound
     verdict: Verdict
+    waits: int = 0
 
 
-def retry_delay_seconds(delivered: int) -> float:
-    return min(RETRY_MAX_SECONDS, RETRY_FIRST_SECONDS * 2.0 ** min(delivered - 1, 10))
+def retry_delay_seconds(tries: int) -> float:
+    return min(RETRY_MAX_SECONDS, RETRY_FIRST_SECONDS * 2.0 ** min(tries - 1, 10))
 
 
 class Answers:
@@ -69,19 +70,24 @@ class Answers:
             if answered.inbound.reply_to
         )
         await acks.ack_all(self._connection, [answered.inbound.message for answered in final])
-        deferred = [answered.inbound for answered in share if answered.verdict.status == "deferred"]
-        await self.retry(deferred, "reference_not_there_yet")
+        deferred = [answered for answered in share if answered.verdict.status == "deferred"]
+        await self.retry(
+            [answered.inbound for answered in deferred],
+            "reference_not_there_yet",
+            tries=[answered.waits for answered in deferred],
+        )
         for answered in share:
             if answered.verdict.status == "failed" and answered.verdict.failure is not None:
                 await self.bury(answered.inbound, failure_problem(answered.verdict.failure))
 
-    async def retry(self, inbounds: Sequence[Inbound], reason: str) -> None:
-        """Gives messages back to be delivered again after a delay that grows with their deliveries."""
+    async def retry(self, inbounds: Sequence[Inbound], reason: str, tries: Sequence[int] | None = None) -> None:
+        """Gives messages back to be delivered again after a delay that grows with their tries, by default their deliveries."""
         if not inbounds:
             return
         metrics.RETRIES.labels(self._group, reason).inc(len(inbounds))
-        for inbound in inbounds:
-            await inbound.message.nak(delay=retry_delay_seconds(inbound.delivery.delivered))
+        for inbound, tried in zip(inbounds, tries or [each.delivery.delivered for each in inbounds], strict=True):
+            if not inbound.message.is_acked:
+                await inbound.message.nak(delay=retry_delay_seconds(tried))
 
     async def bury(self, letter: Inbound | Malformed, why: Problem) -> None:
         """Dead-letters a message with its body, then says so to whoever waits for it."""

@@ -24,6 +24,7 @@ from handlers.answers import Answered, Answers, failure_problem, quietly
 from handlers.inbound import Inbound, Malformed, decode
 from handlers.prepare import Preparation
 from handlers.turns import Turns
+from handlers.waits import Waits
 from schemas.base import CommandBody
 
 log = structlog.get_logger()
@@ -44,6 +45,7 @@ class Pipeline:
         self._preparation = preparation
         self._answers = answers
         self._turns = turns
+        self._waits = Waits()
 
     async def handle(self, messages: Sequence[Msg]) -> None:
         metrics.BATCH_SIZE.labels(self._group).observe(len(messages))
@@ -64,7 +66,7 @@ class Pipeline:
     async def _tenant(self, tenant_id: str, share: Sequence[Inbound]) -> None:
         """One tenant's share. Whatever happens to it stays with it."""
         try:
-            commands = await self._preparation.commands(tenant_id, share)
+            commands = await self._preparation.commands(tenant_id, share, self._waits)
             pairs = list(zip(share, commands, strict=True))
             trusted = [pair for pair in pairs if pair[0].delivery.delivered < SUSPECT_DELIVERIES]
             suspects = [pair for pair in pairs if pair[0].delivery.delivered >= SUSPECT_DELIVERIES]
@@ -94,8 +96,8 @@ class Pipeline:
                 await self._apply(tenant_id, pairs[:middle])
                 await self._apply(tenant_id, pairs[middle:])
             return
-        answered = [Answered(inbound, verdict) for (inbound, _), verdict in zip(pairs, verdicts, strict=True)]
-        for inbound, verdict in answered:
+        answered = [self._answered(inbound, verdict) for (inbound, _), verdict in zip(pairs, verdicts, strict=True)]
+        for inbound, verdict, _ in answered:
             if verdict.failure is not None:
                 log.error(
                     "command_failed",
@@ -106,6 +108,12 @@ class Pipeline:
                 )
         await quietly(self._answers.settle(answered, position))
         self._observe(answered)
+
+    def _answered(self, inbound: Inbound, verdict: Verdict) -> Answered:
+        if verdict.status == "deferred":
+            return Answered(inbound, verdict, self._waits.add(inbound.delivery))
+        self._waits.forget(inbound.delivery)
+        return Answered(inbound, verdict)
 
     async def _transact(
         self, tenant_id: str, pairs: Sequence[tuple[Inbound, Command[CommandBody]]]
@@ -126,7 +134,7 @@ class Pipeline:
 
     def _observe(self, answered: Sequence[Answered]) -> None:
         duration, now = metrics.DURATION.labels(self._group), time()
-        for inbound, verdict in answered:
+        for inbound, verdict, _ in answered:
             if verdict.status not in ("deferred", "failed"):
                 duration.observe(max(0.0, now - inbound.delivery.recorded_at.timestamp()))
 

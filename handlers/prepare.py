@@ -6,14 +6,11 @@ from adapters.neighbours.ports import CodedItem, TenantDirectory, Terminology
 from domain.admission import admission
 from domain.decision import Command
 from handlers.inbound import Inbound
+from handlers.waits import Waits
 from schemas.base import CommandBody
 from schemas.charge import CaptureCharge
 from schemas.outcome import Problem
 from schemas.tenant import TenantProfile
-
-# A command whose reference is not there yet is delivered this often before the refusal is final: with the delays of
-# handlers/answers.py that is 0.25 + 0.5 + 1 + 2 = 3.75 s for the command it depends on to catch up.
-REFERENCE_DELIVERIES = 5
 
 
 class Preparation:
@@ -22,14 +19,20 @@ class Preparation:
         self._terminology = terminology
         self._region = region
 
-    async def commands(self, tenant_id: str, share: Sequence[Inbound]) -> list[Command[CommandBody]]:
-        """The commands of one tenant with everything they need to be decided, refusals already known included."""
+    async def commands(self, tenant_id: str, share: Sequence[Inbound], waits: Waits) -> list[Command[CommandBody]]:
+        """The commands of one tenant with everything they need to be decided, refusals already known included.
+
+        `waits` says which of them may still wait for what they name.
+        """
         profile = await self._directory.profile(tenant_id)
         refusal = admission(profile, self._region)
         known = profile if isinstance(profile, TenantProfile) else _unknown(tenant_id)
         items = {item for inbound in share if (item := coded_item(inbound.body))} if refusal is None else set()
         validity = await self._terminology.validate(items) if items else {}
-        return [_command(inbound, known, refusal or _code_refusal(inbound, validity)) for inbound in share]
+        return [
+            _command(inbound, known, refusal or _code_refusal(inbound, validity), waits.may_wait(inbound.delivery))
+            for inbound in share
+        ]
 
 
 def coded_item(body: CommandBody) -> CodedItem | None:
@@ -42,7 +45,7 @@ def _code_refusal(inbound: Inbound, validity: Mapping[CodedItem, Problem | None]
     return validity[item] if item else None
 
 
-def _command(inbound: Inbound, profile: TenantProfile, refusal: Problem | None) -> Command[CommandBody]:
+def _command(inbound: Inbound, profile: TenantProfile, refusal: Problem | None, may_wait: bool) -> Command[CommandBody]:
     return Command(
         tenant=profile,
         name=inbound.name,
@@ -54,7 +57,7 @@ def _command(inbound: Inbound, profile: TenantProfile, refusal: Problem | None) 
         actor=inbound.actor,
         correlation_id=inbound.correlation_id,
         traceparent=inbound.traceparent,
-        may_wait=inbound.delivery.delivered < REFERENCE_DELIVERIES,
+        may_wait=may_wait,
         refusal=refusal,
     )
 
