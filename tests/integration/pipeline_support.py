@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import nats
 import orjson
+import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig
@@ -202,6 +203,9 @@ class Rig:
 @asynccontextmanager
 async def rigged(server: NatsServer, database: Database, directory: Path, **pool: Any) -> AsyncIterator[Rig]:
     """A rig, started; `pool` are options of adapters.postgres.database.Database."""
+    # structlog's default renders the locals of every frame of an exception, for a second or two.
+    renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
+    structlog.configure(processors=[structlog.processors.add_log_level, renderer])
     async with AsyncExitStack() as resources:
         rig = Rig(server, database, directory)
         await rig.start(resources, **pool)
