@@ -1,17 +1,20 @@
 """Load: the rows a batch needs, in one statement whatever the batch size.
 
-One `UNION ALL` branch per lookup that is used, keys as array parameters, rows as anonymous records that asyncpg decodes
-in binary. The text depends only on which lookups are used, and is built once for each such set.
+One `UNION ALL` branch per lookup that is used, keys as array parameters. Branches of different tables share their columns
+by type, the unused ones NULL: that costs less than records or JSON (docs/decisions/0009). The text depends only on which
+lookups are used, and is built once for each such set.
 """
 
 # ruff: noqa: S608  statements are put together from the schema's own names; every value is a parameter
 
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import count
+from operator import itemgetter
 from typing import Any, NamedTuple
 
-from adapters.postgres.codecs import MAPPINGS, TableMapping, decoder
+from adapters.postgres.codecs import MAPPINGS, Column, TableMapping, decoder
 from adapters.postgres.database import SAME_TENANT, Connection, WrongTenant
 from domain.entities import Entity
 from domain.lookups import Lookup
@@ -59,13 +62,12 @@ async def load(connection: Connection, tenant_id: str, needs: Mapping[Lookup, It
     asked = {lookup: keys for lookup, keys in asked.items() if keys}
     rows: list[Entity] = []
     if asked:
-        statement = _statement(tuple(asked))
+        statement, readers = _statement(tuple(asked))
         arguments = [array for lookup, keys in asked.items() for array in _key_arrays(lookup, keys)]
-        decoders = [decoder(lookup.entity) for lookup in asked]
         found = await connection.fetch(statement, tenant_id, *arguments)
         if found and found[-1][0] == _WRONG_TENANT:
             raise WrongTenant("the transaction belongs to another tenant")
-        rows = [decoders[branch](values) for branch, values in found]
+        rows = [readers[row[0]](row) for row in found]
     return Snapshot(tenant_id, asked, rows)
 
 
@@ -77,17 +79,46 @@ def _key_arrays(lookup: Lookup, keys: Sequence[Any]) -> list[Sequence[Any]]:
 
 
 @lru_cache(maxsize=1000)
-def _statement(lookups: tuple[Lookup, ...]) -> str:
+def _statement(lookups: tuple[Lookup, ...]) -> tuple[str, tuple[Callable[[Any], Entity], ...]]:
+    """The text, and per branch a function from its rows to entities."""
+    slots = _slots(lookups)
     numbers = count(2)  # $1 is the tenant
-    branches = [_branch(branch, lookup, numbers) for branch, lookup in enumerate(lookups)]
-    guard = f"(SELECT {_WRONG_TENANT}, ROW() WHERE NOT {SAME_TENANT})"
-    return " UNION ALL ".join([*branches, guard])
+    branches = [_branch(branch, lookup, slots, numbers) for branch, lookup in enumerate(lookups)]
+    nothing = ", ".join(f"NULL::{slot}" for slot in slots)
+    guard = f"(SELECT {_WRONG_TENANT}, {nothing} WHERE NOT {SAME_TENANT})"
+    return " UNION ALL ".join([*branches, guard]), tuple(_reader(lookup, slots) for lookup in lookups)
 
 
-def _branch(branch: int, lookup: Lookup, numbers: "count[int]") -> str:
+def _slots(lookups: Iterable[Lookup]) -> list[str]:
+    """The types of the columns that all branches share: of each type as many as the branch with the most needs."""
+    needed: Counter[str] = Counter()
+    for lookup in lookups:
+        needed |= Counter(_wire_type(column) for column in MAPPINGS[lookup.entity].columns)
+    return list(needed.elements())
+
+
+def _places(lookup: Lookup, slots: Sequence[str]) -> list[int]:
+    """Which slot each of the entity's columns travels in."""
+    free = {slot: iter([place for place, other in enumerate(slots) if other == slot]) for slot in slots}
+    return [next(free[_wire_type(column)]) for column in MAPPINGS[lookup.entity].columns]
+
+
+def _reader(lookup: Lookup, slots: Sequence[str]) -> Callable[[Any], Entity]:
+    decode = decoder(lookup.entity)
+    pick = itemgetter(*(place + 1 for place in _places(lookup, slots)))  # column 0 is the branch
+    return lambda row: decode(pick(row))
+
+
+def _wire_type(column: Column) -> str:
+    return "TEXT" if column.decode else column.type
+
+
+def _branch(branch: int, lookup: Lookup, slots: Sequence[str], numbers: "count[int]") -> str:
     mapped = MAPPINGS[lookup.entity]
-    values = ", ".join(f"t.{column.name}" + ("::text" if column.decode else "") for column in mapped.columns)
-    record = f"SELECT {branch}, ROW({values})"
+    values = [f"NULL::{slot}" for slot in slots]
+    for column, place in zip(mapped.columns, _places(lookup, slots), strict=True):
+        values[place] = f"t.{column.name}" + ("::text" if column.decode else "")
+    record = f"SELECT {branch}, {', '.join(values)}"
     join = JOINS.get(lookup.of or "")
     if join is None and not lookup.columns:
         return f"({record} FROM {mapped.table} AS t)"

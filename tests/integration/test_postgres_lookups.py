@@ -206,7 +206,7 @@ async def test_the_tenant_of_the_policy_and_the_keys_are_in_the_index_condition(
     crowded: None, app: Database, lookup: Lookup
 ) -> None:
     """As the policy's InitPlan: computed once, and used to enter the index, for a tenant statistics know nothing of."""
-    statement = load_module._statement((lookup,))
+    statement, _ = load_module._statement((lookup,))
     async with app.transaction("newcomer") as transaction:
         parameters = max(map(int, re.findall(r"\$(\d+)", statement)))
         found = await explained(transaction.connection, statement, ["newcomer", *[[]] * (parameters - 1)])
