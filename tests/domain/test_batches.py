@@ -14,6 +14,8 @@ from tests.domain.author import ACCOUNTS, PARTIES, Author, new_model
 from tests.domain.invariants import check_all, check_contracts
 from tests.domain.world import World, describe, outcome
 
+pytestmark = pytest.mark.timeout(3_600)  # the `dev` profile searches for as long as it takes
+
 
 def history(seed: int, length: int) -> list[Command[Any]]:
     """Random commands of one tenant with redeliveries, reused ids and neighbours that were away, two accounts first."""

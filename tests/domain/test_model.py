@@ -4,6 +4,7 @@ import hashlib
 from typing import Any
 
 import orjson
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -17,6 +18,7 @@ from tests.domain.invariants import check_all, check_contracts
 from tests.domain.model_state import Judgement
 from tests.domain.world import World, describe
 
+pytestmark = pytest.mark.timeout(3_600)  # the `dev` profile searches for as long as it takes
 SEEDS = st.integers(0, 2**32)
 
 
