@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from tools.bench import command as bench
 from tools.cli import dev, docs, ledger, migrate, publish, queues, roles
 
 HELP = """Billing mesh: commands in on NATS, double-entry books in PostgreSQL, events out on NATS.
@@ -44,3 +45,4 @@ app.command(rich_help_panel="Clients")(publish.query)
 app.command(rich_help_panel="Operations")(queues.queues)
 app.add_typer(ledger.app, name="ledger", rich_help_panel="Operations")
 app.command(rich_help_panel="On this machine")(docs.docs)
+app.command(rich_help_panel="On this machine")(bench.bench)

@@ -1,9 +1,9 @@
 """Connections of the operator's commands, with errors that name the server and the way out."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tools.cli.errors import UNAVAILABLE, CliError
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from adapters.settings import NatsSettings
 
 CONNECT_TIMEOUT_SECONDS = 10.0
+_CANCEL_ATTEMPTS, _CANCEL_SECONDS = 10, 0.2
 
 
 def quiet() -> None:
@@ -38,13 +39,13 @@ async def nats_client(
     settings = settings or load(NatsSettings)
     where = without_credentials(", ".join(settings.servers))
     try:
-        async with asyncio.timeout(timeout_seconds):
-            client = await connect(
-                settings.servers, creds=settings.nats_creds, name="billing-cli", inbox_prefix=inbox_prefix
-            )
+        client = await _within(
+            timeout_seconds,
+            connect(settings.servers, creds=settings.nats_creds, name="billing-cli", inbox_prefix=inbox_prefix),
+        )
     except TimeoutError:
         raise CliError(
-            f"NATS: no answer from {where} within {timeout_seconds:.0f} s; check NATS_URL, its user and password, and "
+            f"NATS: no connection to {where} within {timeout_seconds:.0f} s; check NATS_URL, its user and password, and "
             "that the server runs (`billing dev status`)",
             UNAVAILABLE,
         ) from None
@@ -55,6 +56,20 @@ async def nats_client(
         yield client
     finally:
         await client.close()
+
+
+async def _within(timeout_seconds: float, connecting: "Coroutine[Any, Any, Client]") -> "Client":
+    """Like `asyncio.wait_for`, for a client that at times swallows its cancellation while a server refuses it."""
+    task = asyncio.create_task(connecting)
+    done, _ = await asyncio.wait({task}, timeout=timeout_seconds)
+    if done:
+        return task.result()
+    for _ in range(_CANCEL_ATTEMPTS):
+        task.cancel()
+        await asyncio.wait({task}, timeout=_CANCEL_SECONDS)
+        if task.done():
+            break
+    raise TimeoutError
 
 
 @contextmanager

@@ -153,11 +153,12 @@ def kill_tree(process: psutil.Process) -> None:
             member.kill()
         except psutil.NoSuchProcess:
             continue
-    while any(_is_alive(member) for member in family):
+    while any(is_alive(member) for member in family):
         time.sleep(_POLL_SECONDS)
 
 
-def _is_alive(process: psutil.Process) -> bool:
+def is_alive(process: psutil.Process) -> bool:
+    """Whether it still runs; a zombie, which only waits for its parent to notice, does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:

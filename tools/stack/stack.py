@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Literal, Self
 
@@ -14,7 +15,7 @@ from tools.stack.nats_server import NatsServer
 from tools.stack.paths import locked, passable, stack_root
 from tools.stack.ports import free_ports
 from tools.stack.postgres import PostgresServer
-from tools.stack.process import StackError, kill_tree, read_pid_file
+from tools.stack.process import StackError, is_alive, kill_tree, read_pid_file
 from tools.stack.seaweedfs import SeaweedFS
 
 Role = Literal["api", "handlers", "worker", "migrate", "operator"]
@@ -35,6 +36,7 @@ _POSTGRES_ROLE: dict[Role, str | None] = {
     "operator": "billing_read",
 }
 _OWNER_FILE = "owner.json"
+_POLL_SECONDS = 0.02
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,40}")
 
 
@@ -115,10 +117,11 @@ class Stack:
         if owner is None:
             return False
         owner.send_signal(signal.SIGTERM)
-        try:
-            owner.wait(timeout_seconds)
-        except psutil.TimeoutExpired:
-            raise StackError(f"the owner of stack {self.name}, pid {owner.pid}, does not end") from None
+        deadline = time.monotonic() + timeout_seconds
+        while is_alive(owner):  # psutil's own wait would wait for its parent to notice, too
+            if time.monotonic() > deadline:
+                raise StackError(f"the owner of stack {self.name}, pid {owner.pid}, does not end")
+            time.sleep(_POLL_SECONDS)
         return True
 
     def env(self, role: Role, *, database: str | None = None, nats: NatsServer | None = None) -> dict[str, str]:
