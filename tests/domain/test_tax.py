@@ -82,9 +82,10 @@ def test_rule_3_a_profile_without_rates_charges_nothing_unless_the_tenant_says_s
 def test_rule_3_a_rate_is_in_effect_from_its_date_until_the_next(
     monkeypatch: pytest.MonkeyPatch, day: int, expected: int
 ) -> None:
-    later_first = (Rate(date(2026, 6, 20), 1_000), Rate(date(2026, 6, 10), 500))
-    monkeypatch.setitem(tax.RATES, "ARE", later_first)
-    assert rate_basis_points(DUBAI, "standard", "patient", date(2026, 6, day)) == expected
+    rates = (Rate(date(2026, 6, 20), 1_000), Rate(date(2026, 6, 10), 500))
+    for listed in (rates, rates[::-1]):
+        monkeypatch.setitem(tax.RATES, "ARE", listed)
+        assert rate_basis_points(DUBAI, "standard", "patient", date(2026, 6, day)) == expected
 
 
 def test_rule_3_the_service_date_decides_not_the_invoice_date() -> None:
