@@ -86,6 +86,13 @@ class Event(NamedTuple):
     data: WireModel
 
 
+class JobMessage(NamedTuple):
+    """Work for the workers, on its way with the commit: `billing.v1.job.<tenant>.<kind>`."""
+
+    kind: str
+    body: WireModel
+
+
 class Accepted(NamedTuple):
     """`writes` are new rows and new states of loaded ones, `events` has at least one, the first of which covers the postings."""
 
@@ -93,6 +100,7 @@ class Accepted(NamedTuple):
     events: tuple[Event, ...]
     writes: tuple[Entity, ...] = ()
     postings: tuple[Posting, ...] = ()
+    jobs: tuple[JobMessage, ...] = ()
 
 
 class Rejected(NamedTuple):

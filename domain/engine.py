@@ -9,12 +9,27 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from domain import account, adjustment, charge, credit_note, invoice, ledger, payment, payment_undo, period, pricelist
+from domain import (
+    account,
+    adjustment,
+    charge,
+    credit_note,
+    gl,
+    invoice,
+    job,
+    ledger,
+    overdue,
+    payment,
+    payment_undo,
+    period,
+    pricelist,
+    statement_run,
+)
 from domain.chart import TEMPLATE
 from domain.decision import Accepted, Capability, Command, Decision, Rejected
 from domain.entities import Book, ChartEntry, InboxEntry
 from domain.lookups import BOOK, INBOX, Lookup
-from domain.outbox import outbox_row
+from domain.outbox import job_row, outbox_row
 from domain.snapshot import Snapshot
 from schemas.codes import Code
 from schemas.outcome import Problem, problem
@@ -29,6 +44,10 @@ CAPABILITIES: dict[str, Capability] = {
     **payment_undo.CAPABILITIES,
     **period.CAPABILITIES,
     **adjustment.CAPABILITIES,
+    **overdue.CAPABILITIES,
+    **job.CAPABILITIES,
+    **statement_run.CAPABILITIES,
+    **gl.CAPABILITIES,
 }
 
 
@@ -101,16 +120,15 @@ def _apply(snapshot: Snapshot, command: Command[Any], accepted: Accepted) -> Ver
     """Builds every row first and folds them in last: an exception on the way leaves the snapshot as it was."""
     book = _book(snapshot)
     first = book.event_sequence + 1
-    outgoing = [outbox_row(command, event, index, first + index) for index, event in enumerate(accepted.events)]
+    events = [outbox_row(command, event, index, first + index) for index, event in enumerate(accepted.events)]
+    jobs = [job_row(command, message, index) for index, message in enumerate(accepted.jobs)]
     result = accepted.result.model_dump_json()
     for row in accepted.writes:
         snapshot.put(row)
     book = ledger.post(snapshot, book, command, accepted.postings, first)
-    for outbox in outgoing:
+    for outbox in (*events, *jobs):
         snapshot.append(outbox)
-    _record(
-        snapshot, command, book._replace(event_sequence=book.event_sequence + len(outgoing)), "applied", result, None
-    )
+    _record(snapshot, command, book._replace(event_sequence=book.event_sequence + len(events)), "applied", result, None)
     return Verdict("applied", result=result)
 
 

@@ -118,6 +118,7 @@ class Invoice(NamedTuple):
     credited_minor: int
     written_off_minor: int
     recorded_at: datetime
+    overdue_on: date | None = None  # when the schedule first found it past due
 
     @property
     def key(self) -> UUID:

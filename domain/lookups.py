@@ -24,6 +24,7 @@ from domain.entities import (
     PriceList,
     Refund,
 )
+from domain.job_entities import GlAccount, GlExport, Job, Statement
 
 
 class Lookup(NamedTuple):
@@ -51,6 +52,11 @@ ALLOCATIONS_OF_PAYMENT = Lookup(Allocation, ("payment_id",))
 PERIOD = Lookup(Period, ("period",))
 SERIES = Lookup(DocumentSeries, ("series", "fiscal_year"))
 CHART = Lookup(ChartEntry, ("code",))
+JOB = Lookup(Job, ("id",))
+STATEMENT = Lookup(Statement, ("id",))
+GL_ACCOUNT = Lookup(GlAccount, ("ledger_code",))
+GL_EXPORT = Lookup(GlExport, ("id",))
+GL_EXPORTS_OF_SCOPE = Lookup(GlExport, ("scope",))
 LEDGER_ACCOUNTS_OF_ACCOUNT = Lookup(LedgerAccount, ("account_id",))
 CHARGES_OF_GROUP = Lookup(Charge, ("invoice_group_id",))
 INVOICES_OF_GROUP = Lookup(Invoice, ("invoice_group_id",))
@@ -73,5 +79,21 @@ ALL: tuple[Lookup, ...] = tuple(value for value in dict(globals()).values() if i
 # The lookup by primary key, per entity: `Snapshot.get` uses it to tell "absent" from "not loaded".
 PRIMARY: dict[type[Any], Lookup] = {
     lookup.entity: lookup
-    for lookup in (BOOK, INBOX, ACCOUNT, CHARGE, INVOICE, CREDIT_NOTE, PAYMENT, REFUND, PERIOD, SERIES, CHART)
+    for lookup in (
+        BOOK,
+        INBOX,
+        ACCOUNT,
+        CHARGE,
+        INVOICE,
+        CREDIT_NOTE,
+        PAYMENT,
+        REFUND,
+        PERIOD,
+        SERIES,
+        CHART,
+        JOB,
+        STATEMENT,
+        GL_ACCOUNT,
+        GL_EXPORT,
+    )
 }

@@ -4,10 +4,10 @@ from functools import lru_cache
 from typing import Any
 from zlib import crc32
 
-from domain.decision import Command, Event
+from domain.decision import Command, Event, JobMessage
 from domain.entities import OutboxRow
 from schemas import headers
-from schemas.subjects import event_subject
+from schemas.subjects import event_subject, job_subject
 from schemas.wire_headers import encode_headers
 
 # Shards spread tenants over relay groups; a tenant stays in one, which keeps its events in order. 16 is more than any number of
@@ -46,5 +46,25 @@ def outbox_row(command: Command[Any], event: Event, index: int, sequence: int) -
         subject=event_subject(tenant_id, event.name),
         headers=encode_headers(fields),
         body=event.data.model_dump_json().encode(),
+        recorded_at=command.recorded_at,
+    )
+
+
+def job_row(command: Command[Any], job: JobMessage, index: int) -> OutboxRow:
+    """A job message; its id makes a second publish of the relay harmless."""
+    tenant_id = command.tenant.tenant_id
+    fields = {
+        headers.MESSAGE_ID: str(command.derive("job", str(index))),
+        headers.COMMAND_ID: str(command.command_id),
+        headers.CONTENT_TYPE: "application/json",
+    }
+    if command.traceparent:
+        fields[headers.TRACEPARENT] = command.traceparent
+    return OutboxRow(
+        shard=shard_of(tenant_id),
+        stream="jobs",
+        subject=job_subject(tenant_id, job.kind),
+        headers=encode_headers(fields),
+        body=job.body.model_dump_json().encode(),
         recorded_at=command.recorded_at,
     )

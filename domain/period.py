@@ -1,20 +1,23 @@
 """Accounting periods: open, close, reopen."""
 
 from datetime import date
+from typing import Any
 
 from domain.calendar import period_bounds
-from domain.decision import Accepted, Capability, Command, Decision, Event, rejected
+from domain.decision import Accepted, Capability, Command, Decision, Event, Rejected, rejected
 from domain.entities import Period
 from domain.lookups import DRAFTS_OF_PERIOD, PERIOD
 from domain.snapshot import Needs, Snapshot, drafts
 from schemas.codes import Code
 from schemas.period import ClosePeriod, OpenPeriod, PeriodResult, PeriodStatus, ReopenPeriod
+from schemas.tenant import TenantProfile
 
 
-def _bounds(command: Command[OpenPeriod] | Command[ClosePeriod]) -> tuple[date, date] | None:
+def bounds_of(tenant: TenantProfile, period: str) -> tuple[date, date] | None:
+    """First and last day of a period, or None where the tenant's calendar has no such month."""
     try:
-        return period_bounds(command.tenant.fiscal_calendar, command.body.period)
-    except ValueError:  # no such month in this calendar
+        return period_bounds(tenant.fiscal_calendar, period)
+    except ValueError:
         return None
 
 
@@ -23,7 +26,7 @@ def needs_period_row(command: Command[OpenPeriod] | Command[ReopenPeriod]) -> Ne
 
 
 def decide_open(snapshot: Snapshot, command: Command[OpenPeriod]) -> Decision:
-    bounds, stored = _bounds(command), snapshot.get(Period, command.body.period)
+    bounds, stored = bounds_of(command.tenant, command.body.period), snapshot.get(Period, command.body.period)
     if bounds is None:
         return rejected(Code.PERIOD_NOT_FOUND, period=command.body.period)
     if stored and stored.status == "closed":
@@ -34,22 +37,31 @@ def decide_open(snapshot: Snapshot, command: Command[OpenPeriod]) -> Decision:
 
 
 def needs_close(command: Command[ClosePeriod]) -> Needs:
-    return [(PERIOD, command.body.period), (DRAFTS_OF_PERIOD, command.body.period)]
+    return needs_closing(command.body.period)
+
+
+def needs_closing(period: str) -> Needs:
+    return [(PERIOD, period), (DRAFTS_OF_PERIOD, period)]
 
 
 def decide_close(snapshot: Snapshot, command: Command[ClosePeriod]) -> Decision:
     """A period that nobody opened explicitly is open, and can be closed."""
-    key = command.body.period
-    bounds, stored = _bounds(command), snapshot.get(Period, key)
+    period = closing(snapshot, command, command.body.period)
+    if isinstance(period, Rejected):
+        return period
+    return _accepted("period.closed", period)
+
+
+def closing(snapshot: Snapshot, command: Command[Any], key: str) -> Period | Rejected:
+    """The period as it is once closed, or why it cannot be. Reads what `needs_close` asks for."""
+    bounds, stored = bounds_of(command.tenant, key), snapshot.get(Period, key)
     if bounds is None:
         return rejected(Code.PERIOD_NOT_FOUND, period=key)
     if stored and stored.status == "closed":
         return rejected(Code.PERIOD_CLOSED, period=key)
     if left := drafts(snapshot.find(DRAFTS_OF_PERIOD, key)):
         return rejected(Code.PERIOD_HAS_DRAFTS, period=key, drafts=len(left), first=str(min(row.id for row in left)))
-    return _accepted(
-        "period.closed", _with_status(stored or Period(key, "open", *bounds, command.recorded_at), "closed")
-    )
+    return _with_status(stored or Period(key, "open", *bounds, command.recorded_at), "closed")
 
 
 def decide_reopen(snapshot: Snapshot, command: Command[ReopenPeriod]) -> Decision:
@@ -65,11 +77,16 @@ def _with_status(period: Period, status: PeriodStatus) -> Period:
     return period._replace(status=status)
 
 
+def period_event(name: str, period: Period) -> Event:
+    return Event(name, period.period, period_result(period))
+
+
+def period_result(period: Period) -> PeriodResult:
+    return PeriodResult(period=period.period, status=period.status, starts_on=period.starts_on, ends_on=period.ends_on)
+
+
 def _accepted(event: str, period: Period) -> Accepted:
-    result = PeriodResult(
-        period=period.period, status=period.status, starts_on=period.starts_on, ends_on=period.ends_on
-    )
-    return Accepted(result, (Event(event, period.period, result),), (period,))
+    return Accepted(period_result(period), (period_event(event, period),), (period,))
 
 
 CAPABILITIES = {

@@ -61,6 +61,10 @@ ROUTES = (
     Route("POST", "/v1/periods/{period}/reopen", "period.reopen"),
     Route("POST", "/v1/ledger/accounts", "ledger.define_account", 201),
     Route("POST", "/v1/ledger/adjustments", "ledger.adjust", 201),
+    Route("POST", "/v1/statement-runs", "statement.run", 201),
+    Route("POST", "/v1/gl/mappings", "gl.map"),
+    Route("POST", "/v1/gl/exports", "gl.export", 201),
+    Route("POST", "/v1/jobs/{job_id}/cancel", "job.cancel"),
     Route("GET", "/v1/accounts", "account.list"),
     Route("GET", "/v1/accounts/{account_id}", "account.get"),
     Route("GET", "/v1/accounts/{account_id}/balance", "account.balance"),
@@ -77,6 +81,12 @@ ROUTES = (
     Route("GET", "/v1/reports/aging", "report.aging"),
     Route("GET", "/v1/reports/revenue", "report.revenue"),
     Route("GET", "/v1/commands/{command_id}", "command.get"),
+    Route("GET", "/v1/jobs", "job.list"),
+    Route("GET", "/v1/jobs/{job_id}", "job.get"),
+    Route("GET", "/v1/statements", "statement.list"),
+    Route("GET", "/v1/statements/{statement_id}", "statement.get"),
+    Route("GET", "/v1/gl/exports", "gl.list"),
+    Route("GET", "/v1/gl/exports/{job_id}", "gl.get"),
 )
 
 

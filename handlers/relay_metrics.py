@@ -31,7 +31,7 @@ PARKED = Gauge(
     ("stream", _GROUP),
 )
 
-STREAMS = ("events", "audit")
+STREAMS = ("events", "audit", "jobs")
 
 
 def disown(group: int) -> None:

@@ -34,6 +34,8 @@ TenantId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 AmountMinor = Annotated[int, Field(ge=1, le=MAX_AMOUNT_MINOR)]
 NonNegativeMinor = Annotated[int, Field(ge=0, le=MAX_AMOUNT_MINOR)]
 SignedMinor = Annotated[int, Field(ge=-MAX_AMOUNT_MINOR, le=MAX_AMOUNT_MINOR)]
+# Both calendars, a period before and one after, and PostgreSQL hold these; a year 9999 on the wire is a typing error.
+BusinessDate = Annotated[date, Field(ge=date(1900, 1, 1), le=date(2199, 12, 31))]
 BasisPoints = Annotated[int, Field(ge=0, le=10_000)]
 
 _DECIMAL = re.compile(r"[0-9]{1,9}(\.[0-9]{1,3})?")
@@ -132,6 +134,7 @@ __all__ = [
     "UUID",
     "AmountMinor",
     "BasisPoints",
+    "BusinessDate",
     "Code",
     "CodeSystem",
     "CommandBody",
@@ -149,5 +152,4 @@ __all__ = [
     "SignedMinor",
     "TenantId",
     "WireModel",
-    "date",
 ]

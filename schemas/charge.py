@@ -7,6 +7,7 @@ from uuid import UUID
 from pydantic import model_validator
 
 from schemas.base import (
+    BusinessDate,
     Code,
     CodeSystem,
     CommandBody,
@@ -40,7 +41,7 @@ class CaptureCharge(CommandBody):
     tax_category: TaxCategory = "health_service"
     revenue_code: LedgerCode = "4000"
     price_list: Code | None = None
-    service_date: date | None = None
+    service_date: BusinessDate | None = None
     encounter: FhirReference | None = None
     performer: FhirReference | None = None
 

@@ -49,6 +49,8 @@ class Code(StrEnum):
     PRICE_NOT_FOUND = "price_not_found"
     STATEMENT_NOT_FOUND = "statement_not_found"
     LEDGER_ACCOUNT_UNKNOWN = "ledger_account_unknown"
+    JOB_NOT_FOUND = "job_not_found"
+    GL_EXPORT_NOT_FOUND = "gl_export_not_found"
     COMMAND_NOT_FOUND = "command_not_found"
     CHARGE_CODE_UNKNOWN = "charge_code_unknown"
     TERMINOLOGY_UNAVAILABLE = "terminology_unavailable"
@@ -68,6 +70,9 @@ class Code(StrEnum):
     PERIOD_CLOSED = "period_closed"
     PERIOD_NOT_CLOSED = "period_not_closed"
     PERIOD_HAS_DRAFTS = "period_has_drafts"
+    JOB_FINISHED = "job_finished"
+    ALREADY_EXPORTED = "already_exported"
+    GL_MAPPING_MISSING = "gl_mapping_missing"
     CIRCUIT_OPEN = "circuit_open"
 
     CURRENCY_MISMATCH = "currency_mismatch"
@@ -117,6 +122,8 @@ MEANINGS: dict[Code, Meaning] = {
     Code.PRICE_NOT_FOUND: Meaning(_E, False, 404, "no price for that code is in effect on the service date"),
     Code.STATEMENT_NOT_FOUND: Meaning(_E, False, 404, "no such statement"),
     Code.LEDGER_ACCOUNT_UNKNOWN: Meaning(_E, False, 422, "the ledger account is not in the chart of accounts"),
+    Code.JOB_NOT_FOUND: Meaning(_E, False, 404, "no such job"),
+    Code.GL_EXPORT_NOT_FOUND: Meaning(_E, False, 404, "no such GL export"),
     Code.COMMAND_NOT_FOUND: Meaning(_E, False, 404, "no outcome is stored for that command id (yet)"),
     Code.CHARGE_CODE_UNKNOWN: Meaning(_E, False, 422, "the terminology service does not know the charge code"),
     Code.TERMINOLOGY_UNAVAILABLE: Meaning(_E, True, 503, "charge codes cannot be validated at the moment"),
@@ -135,6 +142,9 @@ MEANINGS: dict[Code, Meaning] = {
     Code.PERIOD_CLOSED: Meaning(_T, False, 409, "the accounting period of that date is closed"),
     Code.PERIOD_NOT_CLOSED: Meaning(_T, False, 409, "the accounting period is not closed"),
     Code.PERIOD_HAS_DRAFTS: Meaning(_T, False, 409, "draft invoices are dated in the period"),
+    Code.JOB_FINISHED: Meaning(_T, False, 409, "the job has ended"),
+    Code.ALREADY_EXPORTED: Meaning(_T, False, 409, "the range was exported before; say so with again"),
+    Code.GL_MAPPING_MISSING: Meaning(_T, False, 409, "ledger accounts have no GL code yet"),
     Code.CIRCUIT_OPEN: Meaning(_T, True, 503, "the payment gateway is not answering"),
     Code.CURRENCY_MISMATCH: Meaning(_M, False, 422, "the currency is not the account's"),
     Code.ALLOCATION_EXCEEDS_OPEN_AMOUNT: Meaning(_M, False, 422, "more than what is open on the invoice"),

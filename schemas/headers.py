@@ -14,7 +14,13 @@ ACTOR = "Billing-Actor"
 CORRELATION_ID = "Billing-Correlation-Id"
 COMMAND_ID = "Billing-Command-Id"  # on events and dead letters: the command they come from
 TRACEPARENT = "traceparent"
+# On replayed messages: the run, and the message it was. Believed on the replay stream only (handlers/inbound.py), where nobody
+# but an operator may publish.
 REPLAY_ID = "Billing-Replay-Id"
+REPLAY_STREAM = "Billing-Replay-Stream"
+REPLAY_SEQUENCE = "Billing-Replay-Sequence"
+REPLAY_RECORDED_AT = "Billing-Replay-Recorded-At"
+REPLAY_MESSAGE_ID = "Billing-Replay-Message-Id"  # the original's, its attempt included
 CONTENT_TYPE = "content-type"
 
 CE_ID, CE_TYPE, CE_SOURCE, CE_SUBJECT, CE_TIME = "ce-id", "ce-type", "ce-source", "ce-subject", "ce-time"
@@ -24,6 +30,7 @@ CE_SPECVERSION, CE_SEQUENCE = "ce-specversion", "ce-sequence"
 ACTOR_VALUE = re.compile(r"[\x21-\x7e]{1,128}")
 # Outcomes go to inboxes only: with the handlers' permissions any other subject would be a confused deputy.
 REPLY_TO_VALUE = re.compile(r"_INBOX(?:\.[A-Za-z0-9_-]{1,64}){1,6}")
+REPLAY_ID_VALUE = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 _MESSAGE_ID = re.compile(r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})(?::[A-Za-z0-9-]{1,36})?")
 
 
@@ -31,6 +38,7 @@ def command_id(message_id: str | None) -> UUID | None:
     """The command id in a `Nats-Msg-Id`, or None where it is missing or not of the form `<uuid>[:<attempt>]`."""
     match = _MESSAGE_ID.fullmatch(message_id) if message_id else None
     return UUID(match[1]) if match else None
+
 
 # On dead letters: why, and where the message came from. The original headers travel along, `Nats-…` ones apart.
 DLQ_CODE = "Billing-Dlq-Code"

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from schemas.base import (
     MAX_LINES,
     AmountMinor,
+    BusinessDate,
     Code,
     CommandBody,
     Currency,
@@ -43,8 +44,8 @@ class CreateInvoice(CommandBody):
     account_id: UUID
     charge_ids: Annotated[tuple[UUID, ...], Field(min_length=1, max_length=MAX_LINES)] | None = None
     lines: Annotated[tuple[ExplicitLine, ...], Field(min_length=1, max_length=MAX_LINES)] | None = None
-    invoice_date: date | None = None
-    due_on: date | None = None
+    invoice_date: BusinessDate | None = None
+    due_on: BusinessDate | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -68,6 +69,19 @@ class WriteOffInvoice(CommandBody):
     invoice_id: UUID
     amount_minor: AmountMinor | None = None
     reason: Note
+
+
+class MarkOverdue(CommandBody):
+    """Internal: the schedule found these invoices open and past due on that date."""
+
+    as_of: BusinessDate
+    invoice_ids: Annotated[tuple[UUID, ...], Field(min_length=1, max_length=MAX_LINES)]
+
+
+class OverdueResult(WireModel):
+    """How many were marked: those that are still open, past due and not marked yet."""
+
+    marked: int
 
 
 class InvoiceDocument(WireModel):

@@ -4,7 +4,19 @@ from datetime import date, datetime
 from typing import Literal
 from uuid import UUID
 
-from schemas.base import AmountMinor, CommandBody, Currency, Cursor, LedgerCode, Money, Name, Note, QueryBody, WireModel
+from schemas.base import (
+    AmountMinor,
+    BusinessDate,
+    CommandBody,
+    Currency,
+    Cursor,
+    LedgerCode,
+    Money,
+    Name,
+    Note,
+    QueryBody,
+    WireModel,
+)
 
 LedgerAccountKind = Literal["asset", "liability", "revenue", "expense"]
 
@@ -23,7 +35,7 @@ class AdjustLedger(CommandBody):
     debit_code: LedgerCode
     credit_code: LedgerCode
     amount: Money
-    effective_on: date | None = None
+    effective_on: BusinessDate | None = None
     reason: Note
 
 
@@ -45,7 +57,7 @@ class AdjustmentResult(WireModel):
 class TrialBalance(QueryBody):
     """`as_of` left out: the running balances. A date: the sum of postings effective on or before it."""
 
-    as_of: date | None = None
+    as_of: BusinessDate | None = None
 
 
 class TrialBalanceLine(WireModel):

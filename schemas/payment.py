@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from schemas.base import (
     AmountMinor,
+    BusinessDate,
     Code,
     CommandBody,
     Currency,
@@ -42,7 +43,7 @@ class RecordPayment(CommandBody):
     account_id: UUID
     amount: Money
     method: PaymentMethod
-    received_on: date | None = None
+    received_on: BusinessDate | None = None
     reference: Code | None = None
     party_id: Code | None = None
     cash_rounding_minor: Annotated[int, Field(ge=-MAX_CASH_ROUNDING_MINOR, le=MAX_CASH_ROUNDING_MINOR)] = 0
@@ -76,7 +77,7 @@ class RefundPayment(CommandBody):
     payment_id: UUID
     amount_minor: AmountMinor
     method: PaymentMethod | None = None
-    refunded_on: date | None = None
+    refunded_on: BusinessDate | None = None
     reason: Note
 
 
@@ -84,7 +85,7 @@ class ReversePayment(CommandBody):
     """A bounced cheque or a returned transfer: every effect of the payment is mirrored, in the current open period."""
 
     payment_id: UUID
-    effective_on: date | None = None
+    effective_on: BusinessDate | None = None
     reason: Note
 
 

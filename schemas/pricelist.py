@@ -6,7 +6,17 @@ from uuid import UUID
 
 from pydantic import Field
 
-from schemas.base import MAX_PRICES, Code, CommandBody, Currency, LedgerCode, Name, NonNegativeMinor, WireModel
+from schemas.base import (
+    MAX_PRICES,
+    BusinessDate,
+    Code,
+    CommandBody,
+    Currency,
+    LedgerCode,
+    Name,
+    NonNegativeMinor,
+    WireModel,
+)
 
 TaxCategory = Literal["standard", "zero", "exempt", "health_service"]
 
@@ -24,7 +34,7 @@ class PublishPriceList(CommandBody):
 
     price_list: Code
     currency: Currency
-    effective_from: date
+    effective_from: BusinessDate
     prices: Annotated[tuple[Price, ...], Field(min_length=1, max_length=MAX_PRICES)]
 
 

@@ -2,7 +2,20 @@
 
 from dataclasses import dataclass
 
-from schemas import account, charge, credit_note, invoice, ledger, payment, period, pricelist, report
+from schemas import (
+    account,
+    charge,
+    credit_note,
+    gl,
+    invoice,
+    job,
+    ledger,
+    payment,
+    period,
+    pricelist,
+    report,
+    statement,
+)
 from schemas.base import CommandBody, QueryBody, WireModel
 
 # Consumer groups: one durable, one batch subscriber and one scaling rule each.
@@ -11,12 +24,16 @@ GROUPS: dict[str, tuple[str, ...]] = {
     "charges": ("charge",),
     "invoices": ("invoice", "credit_note"),
     "payments": ("payment",),
+    "jobs": ("statement", "gl", "job"),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class CommandSpec:
-    """`money_moving` commands need an Idempotency-Key over HTTP and `--allow-money` in a replay."""
+    """`money_moving` commands need an Idempotency-Key over HTTP and `--allow-money` in a replay.
+
+    `internal` commands are published by workers only: no HTTP route, and no tenant's NATS user may send them.
+    """
 
     name: str
     payload: type[CommandBody]
@@ -25,6 +42,7 @@ class CommandSpec:
     events: tuple[str, ...]
     summary: str
     money_moving: bool = False
+    internal: bool = False
 
     @property
     def group(self) -> str:
@@ -48,7 +66,7 @@ class QuerySpec:
     summary: str
 
 
-_COMMANDS = (
+_COMMANDS: tuple[CommandSpec, ...] = (
     CommandSpec(
         "account.open",
         account.OpenAccount,
@@ -229,7 +247,66 @@ _COMMANDS = (
     ),
 )
 
-_EVENTS = (
+_WORKER = "billing.worker"  # no token carries it: internal commands have no route
+
+_COMMANDS += (
+    CommandSpec(
+        "invoice.mark_overdue",
+        invoice.MarkOverdue,
+        invoice.OverdueResult,
+        _WORKER,
+        ("invoice.overdue",),
+        "Mark open invoices past their due date",
+        internal=True,
+    ),
+    CommandSpec(
+        "statement.run",
+        statement.RunStatements,
+        job.JobResult,
+        "billing.statements.run",
+        ("job.queued",),
+        "Render the statements of a period",
+    ),
+    CommandSpec(
+        "statement.record",
+        statement.RecordStatement,
+        statement.StatementResult,
+        _WORKER,
+        ("statement.issued", "statement.failed", "job.finished"),
+        "Record a rendered statement",
+        internal=True,
+    ),
+    CommandSpec("gl.map", gl.MapGlAccounts, gl.GlMapped, "billing.gl.write", ("gl.mapped",), "Set GL account codes"),
+    CommandSpec(
+        "gl.export",
+        gl.ExportGl,
+        job.JobResult,
+        "billing.gl.export",
+        ("job.queued", "period.closed"),
+        "Export the ledger of a period or range",
+    ),
+    CommandSpec(
+        "gl.record",
+        gl.RecordGlExport,
+        gl.GlExported,
+        _WORKER,
+        ("gl.exported", "job.finished"),
+        "Record a finished GL export",
+        internal=True,
+    ),
+    CommandSpec("job.cancel", job.CancelJob, job.JobResult, "billing.jobs.write", ("job.finished",), "Cancel a job"),
+    CommandSpec(
+        "job.report",
+        job.ReportJob,
+        job.JobResult,
+        _WORKER,
+        ("job.started", "job.finished"),
+        "Report a job's progress",
+        internal=True,
+    ),
+)
+
+_EVENTS: tuple[EventSpec, ...] = (
     EventSpec("account.opened", account.AccountEvent, "An account was opened"),
     EventSpec("account.updated", account.AccountEvent, "An account was changed"),
     EventSpec("account.closed", account.AccountEvent, "An account was closed"),
@@ -255,7 +332,18 @@ _EVENTS = (
     EventSpec("ledger.adjusted", ledger.AdjustmentResult, "The ledger was adjusted by hand"),
 )
 
-_QUERIES = (
+_EVENTS += (
+    EventSpec("invoice.overdue", invoice.InvoiceEvent, "An invoice is past its due date"),
+    EventSpec("job.queued", job.JobView, "A job waits for a worker"),
+    EventSpec("job.started", job.JobView, "A worker has begun a job"),
+    EventSpec("job.finished", job.JobView, "A job has succeeded, failed or was cancelled"),
+    EventSpec("statement.issued", statement.StatementIssued, "A statement was stored"),
+    EventSpec("statement.failed", statement.StatementResult, "A statement could not be made"),
+    EventSpec("gl.mapped", gl.GlMapped, "GL account codes were set"),
+    EventSpec("gl.exported", gl.GlExported, "A GL export was written"),
+)
+
+_QUERIES: tuple[QuerySpec, ...] = (
     QuerySpec("account.get", account.GetAccount, account.AccountView, "billing.read", "One account"),
     QuerySpec("account.list", account.ListAccounts, account.AccountPage, "billing.read", "Accounts"),
     QuerySpec("account.balance", account.GetAccount, account.AccountBalance, "billing.read", "What an account owes"),
@@ -288,6 +376,17 @@ _QUERIES = (
     QuerySpec("report.aging", report.Aging, report.AgingView, "billing.read", "Open invoices by age"),
     QuerySpec("report.revenue", report.Revenue, report.RevenueView, "billing.ledger.read", "Revenue by group"),
     QuerySpec("command.get", report.GetCommand, report.CommandView, "billing.read", "The stored outcome of a command"),
+)
+
+_QUERIES += (
+    QuerySpec("job.get", job.GetJob, job.JobView, "billing.jobs.read", "One job and how far it is"),
+    QuerySpec("job.list", job.ListJobs, job.JobPage, "billing.jobs.read", "Jobs"),
+    QuerySpec(
+        "statement.get", statement.GetStatement, statement.StatementView, "billing.read", "One statement, with links"
+    ),
+    QuerySpec("statement.list", statement.ListStatements, statement.StatementPage, "billing.read", "Statements"),
+    QuerySpec("gl.get", gl.GetGlExport, gl.GlExportView, "billing.ledger.read", "One GL export"),
+    QuerySpec("gl.list", gl.ListGlExports, gl.GlExportPage, "billing.ledger.read", "GL exports"),
 )
 
 COMMANDS: dict[str, CommandSpec] = {spec.name: spec for spec in _COMMANDS}

@@ -4,14 +4,14 @@ from datetime import date
 from typing import Any
 from uuid import UUID
 
-from schemas.base import Currency, LedgerCode, QueryBody, WireModel
+from schemas.base import BusinessDate, Currency, LedgerCode, QueryBody, WireModel
 from schemas.outcome import Problem
 
 
 class Aging(QueryBody):
     """Open invoices by days past due; `as_of` left out is today in the tenant's time zone."""
 
-    as_of: date | None = None
+    as_of: BusinessDate | None = None
     account_id: UUID | None = None
 
 
@@ -34,8 +34,8 @@ class AgingView(WireModel):
 
 
 class Revenue(QueryBody):
-    starts_on: date
-    ends_on: date
+    starts_on: BusinessDate
+    ends_on: BusinessDate
 
 
 class RevenueLine(WireModel):

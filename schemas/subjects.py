@@ -10,6 +10,7 @@ QUERY_PREFIX = "billing.v1.qry"
 JOB_PREFIX = "billing.v1.job"
 DLQ_PREFIX = "billing.v1.dlq"
 REPLAY_PREFIX = "billing.v1.replay"
+ATTEMPT_PREFIX = "billing.v1.attempt"
 AUDIT_PREFIX = "audit.v1.billing"
 
 
@@ -28,6 +29,10 @@ def event_subject(tenant_id: str, name: str) -> str:
     return f"{EVENT_PREFIX}.{tenant_id}.{name}"
 
 
+def job_subject(tenant_id: str, kind: str) -> str:
+    return f"{JOB_PREFIX}.{tenant_id}.{kind}"
+
+
 def query_subject(tenant_id: str, name: str) -> str:
     return f"{QUERY_PREFIX}.{tenant_id}.{name}"
 
@@ -35,6 +40,11 @@ def query_subject(tenant_id: str, name: str) -> str:
 def dlq_subject(consumer: str, tenant_id: str) -> str:
     """The subject of a dead letter; `tenant_id` is `_` where the original subject names none that is valid."""
     return f"{DLQ_PREFIX}.{consumer}.{tenant_id if TENANT.fullmatch(tenant_id) else '_'}"
+
+
+def attempt_subject(group: str, stream: str, sequence: int) -> str:
+    """Where the marker of a suspect's try is kept (docs/decisions/0020)."""
+    return f"{ATTEMPT_PREFIX}.{group}.{stream}.{sequence}"
 
 
 def replay_subject(consumer: str, tenant_id: str, name: str) -> str:

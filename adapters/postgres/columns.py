@@ -106,6 +106,6 @@ def _column_type(annotation: Any) -> TypeEngine[Any]:
     required = _required(annotation)
     if get_origin(required) is Literal:
         return Text()
-    if get_origin(required) is tuple:
+    if get_origin(required) in (tuple, dict):
         return JSONB()
     return _TYPES[required]

@@ -29,7 +29,7 @@ from sqlalchemy import (
 )
 
 from adapters.postgres.columns import TENANT, entity_checks, entity_columns, tenant_check, tenant_column
-from domain import entities
+from domain import entities, job_entities
 
 metadata = MetaData(
     naming_convention={
@@ -138,7 +138,7 @@ invoice = _table(
     _index("ix_invoice_invoice_group_id", "invoice_group_id"),  # the documents of a group
     _index("ix_invoice_draft_period", "period", where="number IS NULL"),  # drafts of a period, before it is closed
     key=("id",),
-    mutable=("status", "number", "paid_minor", "credited_minor", "written_off_minor"),
+    mutable=("overdue_on", "status", "number", "paid_minor", "credited_minor", "written_off_minor"),
     storage=_ROOM_FOR_HOT_UPDATES,
 )
 
@@ -300,6 +300,51 @@ outbox = _table(
     },
 )
 
+job = _table(
+    "job",
+    job_entities.Job,
+    _check("counts", "total >= 0 AND done >= 0 AND failed >= 0 AND done + failed <= total"),
+    _index("ix_job_recorded_at", "recorded_at"),  # job.list
+    key=("id",),
+    mutable=("status", "total", "done", "failed", "error_code", "error_detail", "started_at", "finished_at"),
+    storage=_MANY_HOT_UPDATES,
+)
+
+statement = _table(
+    "statement",
+    job_entities.Statement,
+    _check("files", "status = 'failed' OR (json_key IS NOT NULL AND pdf_key IS NOT NULL)"),
+    _references("job", "job_id"),
+    _references("account", "account_id"),
+    _index("ix_statement_job_id", "job_id", "recorded_at"),  # the statements of a run
+    _index("ix_statement_account_id", "account_id", "recorded_at"),  # statement.list of an account
+    key=("id",),
+)
+
+gl_account = _table("gl_account", job_entities.GlAccount, key=("ledger_code",), mutable=("gl_code", "gl_name"))
+
+gl_export = _table(
+    "gl_export",
+    job_entities.GlExport,
+    _check("manifest", "status <> 'written' OR manifest_key IS NOT NULL"),
+    _references("job", "id"),
+    _index("ix_gl_export_scope", "scope", "recorded_at"),  # was this exported before
+    _index("ix_gl_export_recorded_at", "recorded_at"),  # gl.list
+    key=("id",),
+    mutable=(
+        "status",
+        "transfers",
+        "first_sequence",
+        "last_sequence",
+        "first_hash",
+        "last_hash",
+        "totals",
+        "files",
+        "manifest_key",
+        "manifest_sha256",
+    ),
+)
+
 TABLES: dict[type[Any], Table] = {
     entities.Account: account,
     entities.PriceList: price_list,
@@ -320,6 +365,10 @@ TABLES: dict[type[Any], Table] = {
     entities.Book: tenant_book,
     entities.InboxEntry: inbox,
     entities.OutboxRow: outbox,
+    job_entities.Job: job,
+    job_entities.Statement: statement,
+    job_entities.GlAccount: gl_account,
+    job_entities.GlExport: gl_export,
 }
 
 

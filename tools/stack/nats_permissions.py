@@ -10,17 +10,25 @@ permissions bind both.
 
 from typing import NamedTuple
 
+from schemas.registry import COMMANDS
+from schemas.subjects import COMMAND_PREFIX
+
 CONSUMED_BY_HANDLERS = ("BILLING_COMMANDS", "BILLING_REPLAY", "BILLING_JOBS")
 CONSUMED_BY_WORKER = ("BILLING_JOBS", "BILLING_REPLAY")
 
 _LOOK = ("$JS.API.INFO", "$JS.API.STREAM.INFO.*", "$JS.API.STREAM.NAMES", "$JS.API.CONSUMER.INFO.>")
 
 
+# Workers write through these (docs/decisions/0010); nobody else may.
+INTERNAL_COMMANDS = tuple(f"{COMMAND_PREFIX}.*.{spec.name}" for spec in COMMANDS.values() if spec.internal)
+
+
 class Permissions(NamedTuple):
-    """Subjects a user may publish to and subscribe to; everything else is refused."""
+    """Subjects a user may publish to and subscribe to; everything else is refused, and `publish_denied` from what is allowed."""
 
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
+    publish_denied: tuple[str, ...] = ()
 
 
 def _consume(*streams: str) -> tuple[str, ...]:
@@ -37,7 +45,10 @@ ROLES: dict[str, Permissions] = {
             *_LOOK,
             *_consume(*CONSUMED_BY_HANDLERS),
             "$JS.API.DIRECT.GET.BILLING_COMMANDS",  # the age of the oldest command
+            "$JS.API.DIRECT.GET.BILLING_REPLAY",
+            "$JS.API.STREAM.MSG.GET.BILLING_ATTEMPTS",  # whether a suspect came back from its last try
             "_INBOX.>",
+            "billing.v1.attempt.>",
             "billing.v1.dlq.>",
         ),
         subscribe=("billing.v1.qry.>", "_INBOX.>"),
@@ -47,13 +58,17 @@ ROLES: dict[str, Permissions] = {
             *_LOOK,
             *_consume(*CONSUMED_BY_WORKER),
             "billing.v1.evt.>",
+            "billing.v1.job.>",
+            *INTERNAL_COMMANDS,
             "audit.v1.billing.>",
             "billing.v1.dlq.>",
             "_INBOX.>",
         ),
         subscribe=("_INBOX.>",),
     ),
-    "shim": Permissions(publish=("billing.v1.cmd.>", "billing.v1.qry.>"), subscribe=("_INBOX.>",)),
+    "shim": Permissions(
+        publish=("billing.v1.cmd.>", "billing.v1.qry.>"), subscribe=("_INBOX.>",), publish_denied=INTERNAL_COMMANDS
+    ),
     # A person at the command line: reads every stream, replays, sends commands; changes no stream.
     "operator": Permissions(
         publish=(
@@ -66,6 +81,8 @@ ROLES: dict[str, Permissions] = {
             "billing.v1.cmd.>",
             "billing.v1.qry.>",
             "billing.v1.replay.>",
+            "billing.v1.dlq._resolved.>",  # what became of a dead letter; the letters themselves are the handlers'
+            "audit.v1.billing.>",  # every run leaves its audit event
         ),
         subscribe=("_INBOX.>", "billing.v1.evt.>", "billing.v1.dlq.>"),
     ),
@@ -100,4 +117,5 @@ def tenant_permissions(tenant: str) -> Permissions:
             f"$JS.FC.{consumer}.>",
         ),
         subscribe=(f"{tenant_inbox_prefix(tenant)}.>", f"billing.v1.evt.{tenant}.>"),
+        publish_denied=INTERNAL_COMMANDS,
     )

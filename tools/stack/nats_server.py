@@ -173,7 +173,8 @@ def _config(state: dict[str, Any], store: Path) -> str:
 
 
 def _user(name: str, password: str, granted: permissions.Permissions) -> dict[str, Any]:
-    allowed = {"publish": {"allow": list(granted.publish)}, "subscribe": {"allow": list(granted.subscribe)}}
+    publish = {"allow": list(granted.publish), "deny": list(granted.publish_denied)}
+    allowed = {"publish": publish, "subscribe": {"allow": list(granted.subscribe)}}
     return {"user": name, "password": password, "permissions": allowed}
 
 
