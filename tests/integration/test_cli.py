@@ -260,7 +260,7 @@ def test_a_tenants_own_user_publishes_and_hears_its_outcome_but_reaches_no_other
 
 def test_nats_away_or_refusing_is_said_without_the_password(mesh: Mesh) -> None:
     for url in ("nats://operator:secret@127.0.0.1:1", f"nats://operator:secret@127.0.0.1:{mesh.nats.port}"):
-        result = billing("queues", env={**mesh.env("operator"), "NATS_URL": url})
+        result = billing("queues", env={**mesh.env("operator"), "NATS_URL": url, "NATS_CONNECT_TIMEOUT_SECONDS": "2"})
         assert result.code == 3
         assert "NATS" in result.err
         assert "secret" not in result.err

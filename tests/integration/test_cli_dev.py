@@ -52,7 +52,7 @@ def dev_up(name: str) -> Iterator[tuple["subprocess.Popen[str]", dict[str, Any]]
 
 
 def dev(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [binary("billing"), "dev", *arguments]
+    command = [str(binary("billing")), "dev", *arguments]
     return subprocess.run(command, env=_env(), capture_output=True, text=True, check=False, timeout=_DOWN_SECONDS)
 
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from adapters.settings import NatsSettings
 
-CONNECT_TIMEOUT_SECONDS = 10.0
 _CANCEL_ATTEMPTS, _CANCEL_SECONDS = 10, 0.2
 
 
@@ -27,16 +26,20 @@ def quiet() -> None:
 async def nats_client(
     settings: "NatsSettings | None" = None,
     *,
-    timeout_seconds: float = CONNECT_TIMEOUT_SECONDS,
+    timeout_seconds: float | None = None,
     inbox_prefix: str | None = None,
 ) -> "AsyncIterator[Client]":
-    """A connection as NATS_URL says. Raises CliError where no server answers in time or it refuses."""
+    """A connection as NATS_URL says, within NATS_CONNECT_TIMEOUT_SECONDS unless told otherwise.
+
+    Raises CliError where no server answers in time, or it refuses.
+    """
     from nats.errors import Error as NatsError
 
     from adapters.nats.connection import connect, without_credentials
     from adapters.settings import NatsSettings, load
 
     settings = settings or load(NatsSettings)
+    timeout_seconds = timeout_seconds or settings.nats_connect_timeout_seconds
     where = without_credentials(", ".join(settings.servers))
     try:
         client = await _within(
@@ -45,7 +48,7 @@ async def nats_client(
         )
     except TimeoutError:
         raise CliError(
-            f"NATS: no connection to {where} within {timeout_seconds:.0f} s; check NATS_URL, its user and password, and "
+            f"NATS: no connection to {where} within {timeout_seconds:g} s; check NATS_URL, its user and password, and "
             "that the server runs (`billing dev status`)",
             UNAVAILABLE,
         ) from None
