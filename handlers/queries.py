@@ -15,7 +15,7 @@ from faststream.nats import NatsBroker, NatsMessage
 from faststream.nats.annotations import NatsMessage as IncomingMessage
 from pydantic import ValidationError
 
-from adapters.postgres.reads import READS, Asking
+from adapters.postgres.reads import READS, Asking, Presign
 from adapters.telemetry import tracing
 from domain.calendar import business_date
 from handlers import query_metrics as metrics
@@ -54,10 +54,13 @@ class Queries:
         replica: ReadDatabase | None,
         profile: Profile,
         *,
+        presign: Presign | None = None,
         concurrency: int = CONCURRENCY,
         timeout_seconds: float = QUERY_TIMEOUT_SECONDS,
     ) -> None:
+        """`presign` makes links to objects; without it, answers have none."""
         self._source = ReadSource(primary, replica)
+        self._presign = presign
         self._profile = profile
         self._slots = asyncio.Semaphore(concurrency)
         self._verify_slots = asyncio.Semaphore(VERIFY_CONCURRENCY)
@@ -103,22 +106,22 @@ class Queries:
         async with self._source.replica(address.tenant_id, query.at_least) as source:
             if source is not None:
                 try:
-                    return await _run(source, address, profile, query)
+                    return await self._run(source, address, profile, query)
                 except DATABASE_ERRORS as error:
                     self._source.failed(error)
         try:
             async with self._source.primary(address.tenant_id, query.at_least) as source:
-                return await _run(source, address, profile, query)
+                return await self._run(source, address, profile, query)
         except Behind:
             return Answer(error=problem(Code.SERVICE_UNAVAILABLE, fields=["at_least"]))
 
-
-async def _run(source: Source, address: Address, profile: TenantProfile, query: QueryBody) -> Answer:
-    today = business_date(profile, datetime.now(UTC))
-    result = await READS[address.name](Asking(source.connection, address.tenant_id, today), query)
-    if isinstance(result, Problem):
-        return Answer(error=result, position=source.position.state)
-    return Answer(result=result.model_dump(mode="json"), position=source.position.state)
+    async def _run(self, source: Source, address: Address, profile: TenantProfile, query: QueryBody) -> Answer:
+        today = business_date(profile, datetime.now(UTC))
+        asking = Asking(source.connection, address.tenant_id, today, self._presign)
+        result = await READS[address.name](asking, query)
+        if isinstance(result, Problem):
+            return Answer(error=result, position=source.position.state)
+        return Answer(result=result.model_dump(mode="json"), position=source.position.state)
 
 
 def decode(address: Address, body: bytes) -> QueryBody | Problem:

@@ -6,8 +6,19 @@ Each takes an `Asking` (a read-only transaction of one tenant) and the query's v
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from adapters.postgres.reads import accounts, charges, commands, invoices, ledger, payments, reports
-from adapters.postgres.reads.asking import Asking
+from adapters.postgres.reads import (
+    accounts,
+    charges,
+    commands,
+    gl,
+    invoices,
+    jobs,
+    ledger,
+    payments,
+    reports,
+    statements,
+)
+from adapters.postgres.reads.asking import Asking, Presign
 from adapters.postgres.verify import verify_tenant
 from schemas.base import WireModel
 from schemas.ledger import LedgerVerification, VerifyLedger
@@ -38,6 +49,12 @@ READS: dict[str, Read] = {
     "report.aging": reports.aging,
     "report.revenue": reports.revenue,
     "command.get": commands.get,
+    "job.get": jobs.get,
+    "job.list": jobs.listed,
+    "statement.get": statements.get,
+    "statement.list": statements.listed,
+    "gl.get": gl.get,
+    "gl.list": gl.listed,
 }
 
-__all__ = ["READS", "Asking", "Read"]
+__all__ = ["READS", "Asking", "Presign", "Read"]

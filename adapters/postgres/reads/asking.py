@@ -1,18 +1,26 @@
 """What every read is given beside its query."""
 
+from collections.abc import Awaitable, Callable
 from datetime import date
 from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, Table, bindparam
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+# A short-lived link to an object by its key. Computed, not asked for: it is called inside a transaction.
+Presign = Callable[[str], Awaitable[str]]
+
 
 class Asking(NamedTuple):
-    """A read-only transaction of one tenant, and what day it is there (its time zone)."""
+    """A read-only transaction of one tenant, and what day it is there (its time zone).
+
+    `presign` is None where the process has no object store.
+    """
 
     connection: AsyncConnection
     tenant_id: str
     today: date
+    presign: Presign | None = None
 
     @property
     def parameters(self) -> dict[str, str]:
