@@ -82,6 +82,13 @@ def test_rule_4_the_last_credit_of_a_line_takes_the_residue_of_its_tax() -> None
     assert taxes == [1, 1, 0]
 
 
+def test_rule_4_credits_that_round_up_never_take_back_more_tax_than_the_line_has() -> None:
+    world = World()
+    invoice_id = issued(world, [taxed(30)])  # tax 2; 8 of 30 is 0.53 of it, rounded to 1
+    assert [credit(world, invoice_id, (1, net))["tax_minor"] for net in (8, 8, 8, 6)] == [1, 1, 0, 0]
+    check_all(world)
+
+
 def test_rule_4_none_may_exceed_what_is_left_of_its_line() -> None:
     world = World()
     invoice_id = issued(world, [line(100), line(900)])

@@ -9,16 +9,16 @@ import pytest
 
 from domain import engine
 from domain.decision import Accepted, Capability, Command, Decision, Event, LedgerKey, Posting
-from domain.entities import Account, Book, ChartEntry, InboxEntry
+from domain.entities import Account, Book, Charge, ChartEntry, InboxEntry
 from domain.ids import derived_id, ledger_account_id
-from domain.lookups import ACCOUNT, ALL, BOOK, INBOX, PRIMARY
+from domain.lookups import ACCOUNT, ALL, BOOK, CHARGES_OF_GROUP, INBOX, PRIMARY
 from domain.snapshot import Needs, NotLoaded, Snapshot
 from schemas.account import AccountResult
 from schemas.codes import Code
 from schemas.outcome import Problem, problem
 from schemas.registry import COMMANDS
 from tests.domain.bodies import smallest_body
-from tests.domain.hospital import money, open_account
+from tests.domain.hospital import capture, money, open_account
 from tests.domain.invariants import check_all, event_headers
 from tests.domain.world import JOINS, NOON, World, command, outcome, uid
 
@@ -337,6 +337,17 @@ def test_reading_a_row_that_nobody_asked_for_is_a_bug_and_an_absent_one_an_answe
         if lookup.columns and lookup not in PRIMARY.values():
             with pytest.raises(NotLoaded):
                 snapshot.find(lookup, uid(1))
+
+
+def test_rows_are_found_by_what_their_columns_are_now() -> None:
+    world = World()
+    charge = world.one(Charge, capture(world, open_account(world), 100))._replace(invoice_group_id=uid(1))
+    snapshot = Snapshot("dubai", {CHARGES_OF_GROUP: {uid(1), uid(2)}}, [charge, charge])
+    assert snapshot.find(CHARGES_OF_GROUP, uid(1)) == [charge]
+    moved = charge._replace(invoice_group_id=uid(2))
+    snapshot.put(moved)
+    assert (snapshot.find(CHARGES_OF_GROUP, uid(1)), snapshot.find(CHARGES_OF_GROUP, uid(2))) == ([], [moved])
+    assert snapshot.changes().updates == {Charge: [moved]}
 
 
 def _needs_nothing(command: Command[Any]) -> Needs:

@@ -211,6 +211,13 @@ def test_rule_14_an_invoice_with_payments_is_not_voided_until_they_are_taken_bac
     check_all(world)
 
 
+def test_a_draft_posts_nothing_so_it_can_be_dropped_whatever_periods_are_closed() -> None:
+    world = World()
+    (draft_id,) = draft(world, open_account(world), [line(100)], invoice_date=date(2026, 10, 31))
+    world.do("period.close", {"period": "2026-11"})
+    assert world.do("invoice.void", {"invoice_id": draft_id, "reason": "wrong"})["status"] == "void"
+
+
 # --- void and charges -------------------------------------------------------------------------------------------------
 
 
