@@ -14,7 +14,7 @@ from nats.aio.client import Client
 
 from adapters.nats import fetch, tolerant
 from adapters.nats.connection import broker_options
-from adapters.nats.topology import COMMANDS_STREAM, command_subjects, durable
+from adapters.nats.topology import COMMANDS_STREAM, REPLAY_STREAM, durable, durable_configs, replay_durable
 from adapters.neighbours.ports import TenantDirectory, Terminology
 from adapters.neighbours.static import StaticNeighbours
 from adapters.postgres.database import Database
@@ -25,6 +25,7 @@ from handlers.answers import Answers
 from handlers.pipeline import Pipeline
 from handlers.prepare import Preparation
 from handlers.queries import Queries, register
+from handlers.suspects import Quarantine, Suspects
 from handlers.turns import Turns
 from handlers.watchdog import Watchdog, report_depth
 from schemas.codes import Code
@@ -66,7 +67,7 @@ async def run_handlers(config: HandlersConfig, stop: asyncio.Event) -> bool:
     async with AsyncExitStack() as resources:
         broker, watchdogs = await _start(config, resources, on_closed)
         connection = watchdogs[0].connection
-        liveness = {f"consumer_{watchdog.group}": watchdog.check for watchdog in watchdogs}
+        liveness = {f"consumer_{watchdog.durable}": watchdog.check for watchdog in watchdogs}
         await resources.enter_async_context(
             probes(
                 config.runtime.metrics_port,
@@ -102,30 +103,38 @@ async def _start(
     connection: Client = await broker.connect()
     tolerant.install(connection)
     turns = Turns(min(config.handlers.tenant_concurrency, config.database.database_pool_size))
+    quarantine = Quarantine()
     preparation = Preparation(directory, terminology, config.runtime.region)
     watchdogs, subscribers = [], []
     for group in config.groups:
         answers = Answers(connection, connection.jetstream(), group)
-        pipeline = Pipeline(group, database=database, preparation=preparation, answers=answers, turns=turns)
-        watchdog = Watchdog(group, connection)
-        subscribers.append(_subscribe(broker, group, config.handlers.fetch_batch_size, pipeline, watchdog))
-        watchdogs.append(watchdog)
+        suspects = Suspects(connection, connection.jetstream(), group, quarantine)
+        pipeline = Pipeline(
+            group, database=database, preparation=preparation, answers=answers, turns=turns, suspects=suspects
+        )
+        # Replayed commands wait in a queue of their own, so that a long replay does not delay what is new.
+        for watchdog in (
+            Watchdog(COMMANDS_STREAM, durable(group), connection),
+            Watchdog(REPLAY_STREAM, replay_durable(group), connection),
+        ):
+            subscribers.append(_subscribe(broker, config.handlers.fetch_batch_size, pipeline, watchdog))
+            watchdogs.append(watchdog)
     replica = None
     if config.database.database_read_url is not None:
         replica = await resources.enter_async_context(_database(config.database, config.database.database_read_url))
     register(broker, Queries(database, replica, _profile(directory, config.runtime.region)))
     await broker.start()
     for watchdog, subscriber in zip(watchdogs, subscribers, strict=True):
-        watchdog.fetch = fetch.install(subscriber, connection, durable=durable(watchdog.group))
+        watchdog.fetch = fetch.install(subscriber, connection, durable=watchdog.durable)
     return broker, watchdogs
 
 
-def _subscribe(broker: NatsBroker, group: str, batch_size: int, pipeline: Pipeline, watchdog: Watchdog) -> Any:
+def _subscribe(broker: NatsBroker, batch_size: int, pipeline: Pipeline, watchdog: Watchdog) -> Any:
     """A batch subscriber that sees raw messages: one that does not parse must not fail its neighbours."""
     subscriber = broker.subscriber(
-        command_subjects(group)[0],
-        stream=JStream(COMMANDS_STREAM, declare=False),
-        durable=durable(group),
+        durable_configs()[watchdog.stream, watchdog.durable]["filter_subjects"][0],
+        stream=JStream(watchdog.stream, declare=False),
+        durable=watchdog.durable,
         pull_sub=PullSub(batch_size=batch_size, batch=True, timeout=1.0),
         ack_policy=AckPolicy.MANUAL,
         decoder=_undecoded,

@@ -1,6 +1,7 @@
 """Decoding: each message by itself, against its own command's schema. A malformed one never costs its neighbours anything."""
 
-from datetime import UTC, datetime
+import re
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import NamedTuple
 from uuid import UUID
@@ -9,6 +10,7 @@ import orjson
 from nats.aio.msg import Msg
 from pydantic import ValidationError
 
+from adapters.nats.topology import COMMANDS_MAX_AGE, COMMANDS_STREAM, DLQ_MAX_AGE, REPLAY_STREAM
 from adapters.telemetry import tracing
 from schemas import headers
 from schemas.base import CommandBody
@@ -22,6 +24,10 @@ MAX_REPORTED_FIELDS = 10
 # $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<timestamp ns>.<pending>, with two more tokens
 # (domain, account hash) in front of the stream in the newer form.
 _ACK_TOKENS_OLD = 9
+# No older original can be replayed: a command waits at most this long in the command stream and then as a dead letter.
+MAX_REPLAY_AGE = timedelta(microseconds=(COMMANDS_MAX_AGE + DLQ_MAX_AGE) // 1_000)
+_MICROSECONDS_UTC = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00", re.ASCII)
+_SEQUENCE = re.compile(r"[1-9][0-9]{0,18}")
 
 
 class Delivery(NamedTuple):
@@ -33,11 +39,19 @@ class Delivery(NamedTuple):
     recorded_at: datetime
 
 
+class Origin(NamedTuple):
+    """Where and when a command entered the history: for a replayed message the original's, else the message's own."""
+
+    stream_sequence: int
+    recorded_at: datetime
+
+
 class Inbound(NamedTuple):
     """A message whose body is sound."""
 
     message: Msg
     delivery: Delivery
+    origin: Origin
     tenant_id: str
     name: str
     command_id: UUID
@@ -82,16 +96,18 @@ def decode(message: Msg) -> Inbound | Malformed:
     tenant_id, name = address or ("", "")
     command_id = headers.command_id(fields.get(headers.MESSAGE_ID))
     reply_to = fields.get(headers.REPLY_TO)
-    safe_reply_to = reply_to if reply_to and headers.REPLY_TO_VALUE.fullmatch(reply_to) else None
+    safe_reply_to = _safe_reply_to(fields)
+    origin = _origin(found, fields)
     refusal = _header_refusal(fields, name, command_id, reply_to, safe_reply_to)
     decoded = refusal or _body(message.data, name, tenant_id)
-    if isinstance(decoded, Problem) or command_id is None:
-        decoded = decoded if isinstance(decoded, Problem) else problem(Code.MESSAGE_ID_MISSING)
+    if isinstance(decoded, Problem) or command_id is None or origin is None:
+        decoded = decoded if isinstance(decoded, Problem) else _unreplayable(command_id)
         return Malformed(message, found, tenant_id, name, command_id, safe_reply_to, decoded)
     model, digest = decoded
     return Inbound(
         message=message,
         delivery=found,
+        origin=origin,
         tenant_id=tenant_id,
         name=name,
         command_id=command_id,
@@ -102,6 +118,46 @@ def decode(message: Msg) -> Inbound | Malformed:
         correlation_id=fields.get(headers.CORRELATION_ID),
         traceparent=tracing.valid(fields.get(headers.TRACEPARENT)),
     )
+
+
+def unread(message: Msg, why: Problem) -> Malformed:
+    """A message to dead-letter without looking at its body."""
+    fields = message.headers or {}
+    tenant_id, name = parse(message.subject) or ("", "")
+    command_id = headers.command_id(fields.get(headers.MESSAGE_ID))
+    return Malformed(message, delivery(message.reply), tenant_id, name, command_id, _safe_reply_to(fields), why)
+
+
+def _safe_reply_to(fields: dict[str, str]) -> str | None:
+    reply_to = fields.get(headers.REPLY_TO)
+    return reply_to if reply_to and headers.REPLY_TO_VALUE.fullmatch(reply_to) else None
+
+
+def _origin(found: Delivery, fields: dict[str, str]) -> Origin | None:
+    """None for a message of the replay stream whose headers do not name a message that the command stream can have held.
+
+    `recorded_at` decides periods, ids and hashes. Only the replay stream may state another than the server's: a publisher of
+    commands would back-date them.
+    """
+    if found.stream != REPLAY_STREAM:
+        return Origin(found.stream_sequence, found.recorded_at)
+    sequence, moment = fields.get(headers.REPLAY_SEQUENCE, ""), fields.get(headers.REPLAY_RECORDED_AT, "")
+    known = fields.get(headers.REPLAY_STREAM) == COMMANDS_STREAM and _SEQUENCE.fullmatch(sequence)
+    if not known or not headers.REPLAY_ID_VALUE.fullmatch(fields.get(headers.REPLAY_ID, "")):
+        return None
+    try:
+        recorded_at = datetime.fromisoformat(moment) if _MICROSECONDS_UTC.fullmatch(moment) else None
+    except ValueError:  # the 30th of February
+        return None
+    if recorded_at is None or not found.recorded_at - MAX_REPLAY_AGE <= recorded_at <= found.recorded_at:
+        return None
+    return Origin(int(sequence), recorded_at)
+
+
+def _unreplayable(command_id: UUID | None) -> Problem:
+    if command_id is None:
+        return problem(Code.MESSAGE_ID_MISSING)
+    return problem(Code.MALFORMED_COMMAND, "the replay headers do not name a message of the command stream")
 
 
 def payload_hash(name: str, data: bytes) -> bytes:

@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from time import time
 
 import structlog
+from nats import errors as nats_errors
 from nats.aio.msg import Msg
+from nats.js.errors import Error as JetStreamError
 
 from adapters.postgres import errors
 from adapters.postgres.database import Database
@@ -20,31 +22,36 @@ from domain import engine
 from domain.decision import Command
 from domain.engine import Verdict
 from handlers import metrics
-from handlers.answers import Answered, Answers, failure_problem, quietly
+from handlers.answers import RETRY_MAX_SECONDS, Answered, Answers, failure_problem, quietly
 from handlers.inbound import Inbound, Malformed, decode
 from handlers.prepare import Preparation
+from handlers.suspects import MarkerUnknown, Suspect, Suspects, poison
 from handlers.turns import Turns
 from handlers.waits import Waits
 from schemas.base import CommandBody
 
 log = structlog.get_logger()
 
-# Delivered this often, a message is tried alone, after its neighbours are done: if it is what kills the process, it no longer
-# takes them along.
-SUSPECT_DELIVERIES = 4
-
 
 class Pipeline:
     """Handles the batches of one consumer group. `handle` raises nothing but cancellation."""
 
     def __init__(
-        self, group: str, *, database: Database, preparation: Preparation, answers: Answers, turns: Turns
+        self,
+        group: str,
+        *,
+        database: Database,
+        preparation: Preparation,
+        answers: Answers,
+        turns: Turns,
+        suspects: Suspects,
     ) -> None:
         self._group = group
         self._database = database
         self._preparation = preparation
         self._answers = answers
         self._turns = turns
+        self._suspects = suspects
         self._waits = Waits()
 
     async def handle(self, messages: Sequence[Msg]) -> None:
@@ -52,28 +59,59 @@ class Pipeline:
         in_flight = metrics.IN_FLIGHT.labels(self._group)
         in_flight.inc(len(messages))
         try:
-            decoded = [decode(message) for message in messages]
-            malformed = [letter for letter in decoded if isinstance(letter, Malformed)]
-            shares = _shares([inbound for inbound in decoded if isinstance(inbound, Inbound)])
-            async with asyncio.TaskGroup() as tasks:
-                for letter in malformed:
-                    tasks.create_task(quietly(self._answers.bury(letter, letter.problem)))
-                for tenant_id, share in shares.items():
-                    tasks.create_task(self._tenant(tenant_id, share))
+            trusted, suspects = self._suspects.split(messages)
+            if trusted:
+                async with self._suspects.quarantine.together():
+                    await self._batch(trusted)
+                self._suspects.came_back(trusted)
+            if suspects:
+                await self._try_alone(suspects)
         finally:
             in_flight.dec(len(messages))
+
+    async def _batch(self, messages: Sequence[Msg]) -> None:
+        decoded = [decode(message) for message in messages]
+        malformed = [letter for letter in decoded if isinstance(letter, Malformed)]
+        shares = _shares([inbound for inbound in decoded if isinstance(inbound, Inbound)])
+        async with asyncio.TaskGroup() as tasks:
+            for letter in malformed:
+                tasks.create_task(quietly(self._answers.bury(letter, letter.problem)))
+            for tenant_id, share in shares.items():
+                tasks.create_task(self._tenant(tenant_id, share))
+
+    async def _try_alone(self, messages: Sequence[Msg]) -> None:
+        """One by one, after their neighbours: if one of them is what kills the process, it no longer takes others along."""
+        waiting = list(messages)
+        try:
+            for suspect in await self._suspects.in_order(messages):
+                await self._try(suspect)
+                waiting.remove(suspect.message)
+        except (MarkerUnknown, nats_errors.Error, JetStreamError, TimeoutError) as error:
+            log.error("suspects_postponed", group=self._group, count=len(waiting), error=type(error).__name__)
+            for message in waiting:
+                if not message.is_acked:
+                    await quietly(message.nak(delay=RETRY_MAX_SECONDS))
+
+    async def _try(self, suspect: Suspect) -> None:
+        if suspect.is_poison:
+            letter = poison(suspect)
+            await quietly(self._answers.bury(letter, letter.problem))
+            return
+        log.warning(
+            "suspect_tried_alone",
+            group=self._group,
+            stream_sequence=suspect.delivery.stream_sequence,
+            delivered=suspect.delivery.delivered,
+            deaths=suspect.deaths,
+        )
+        async with self._suspects.trying(suspect):
+            await self._batch([suspect.message])
 
     async def _tenant(self, tenant_id: str, share: Sequence[Inbound]) -> None:
         """One tenant's share. Whatever happens to it stays with it."""
         try:
             commands = await self._preparation.commands(tenant_id, share, self._waits)
-            pairs = list(zip(share, commands, strict=True))
-            trusted = [pair for pair in pairs if pair[0].delivery.delivered < SUSPECT_DELIVERIES]
-            suspects = [pair for pair in pairs if pair[0].delivery.delivered >= SUSPECT_DELIVERIES]
-            if trusted:
-                await self._apply(tenant_id, trusted)
-            for suspect in suspects:
-                await self._apply(tenant_id, [suspect])
+            await self._apply(tenant_id, list(zip(share, commands, strict=True)))
         except Exception as error:
             log.exception("share_failed", tenant=tenant_id, group=self._group, error=type(error).__name__)
             await quietly(self._answers.retry(share, "unexpected"))

@@ -23,10 +23,10 @@ STATE_INTERVAL_SECONDS = 5.0
 
 
 class Watchdog:
-    """Watches one consumer group's fetching and handling."""
+    """Watches one durable's fetching and handling."""
 
-    def __init__(self, group: str, connection: Client) -> None:
-        self.group = group
+    def __init__(self, stream: str, durable: str, connection: Client) -> None:
+        self.stream, self.durable = stream, durable
         self.fetch: AdaptiveFetch | None = None
         self.connection = connection
         self._handling_since: float | None = None

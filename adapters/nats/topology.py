@@ -12,6 +12,7 @@ from nats.aio.client import Client
 
 from schemas.registry import GROUPS
 from schemas.subjects import (
+    ATTEMPT_PREFIX,
     AUDIT_PREFIX,
     COMMAND_PREFIX,
     DLQ_PREFIX,
@@ -25,6 +26,7 @@ EVENTS_STREAM = "BILLING_EVENTS"
 JOBS_STREAM = "BILLING_JOBS"
 DLQ_STREAM = "BILLING_DLQ"
 REPLAY_STREAM = "BILLING_REPLAY"
+ATTEMPTS_STREAM = "BILLING_ATTEMPTS"
 AUDIT_STREAM = "AUDIT"
 
 _SECOND = 1_000_000_000  # JetStream durations are nanoseconds
@@ -40,6 +42,8 @@ JOBS_MAX_AGE = 7 * _DAY
 REPLAY_MAX_AGE = 7 * _DAY
 # A dead letter waits for a person; a quarter covers a reporting period and its closing.
 DLQ_MAX_AGE = 90 * _DAY
+# A suspect is tried again within minutes; a day also covers a mesh that is stopped over night.
+ATTEMPTS_MAX_AGE = _DAY
 AUDIT_MAX_AGE = 7 * _DAY  # dev only; the audit service keeps its own
 
 # The server holds every message id of the window in memory, about DEDUPE_BYTES_PER_ID each.
@@ -135,6 +139,8 @@ def stream_configs(*, replicas: int, dev: bool = False) -> dict[str, dict[str, A
         REPLAY_STREAM: _stream([f"{REPLAY_PREFIX}.>"], REPLAY_MAX_AGE, OTHERS_DUPLICATE_WINDOW, "Replayed commands"),
     }
     streams[COMMANDS_STREAM]["max_msg_size"] = COMMANDS_MAX_MESSAGE_BYTES
+    attempts = _stream([f"{ATTEMPT_PREFIX}.>"], ATTEMPTS_MAX_AGE, OTHERS_DUPLICATE_WINDOW, "Tries of suspects")
+    streams[ATTEMPTS_STREAM] = attempts | {"max_msgs_per_subject": 1}  # only the last state of each counts
     if dev:
         audit = _stream([f"{AUDIT_PREFIX}.>"], AUDIT_MAX_AGE, EVENTS_DUPLICATE_WINDOW, "Audit, in dev only")
         streams[AUDIT_STREAM] = audit

@@ -27,6 +27,7 @@ from adapters.postgres.database import Database as Pool
 from handlers.answers import Answers
 from handlers.pipeline import Pipeline
 from handlers.prepare import Preparation
+from handlers.suspects import Quarantine, Suspects
 from handlers.turns import Turns
 from schemas import headers
 from schemas.outcome import Outcome
@@ -182,7 +183,7 @@ class Rig:
         resources.push_async_callback(self.connection.close)
         self.pool = Pool(self.database.dsn(), application_name="test-handlers", **pool)
         resources.push_async_callback(self.pool.close)
-        turns = Turns(pool.get("pool_size", 20))
+        turns, quarantine = Turns(pool.get("pool_size", 20)), Quarantine()
         for group in GROUPS:
             self.pipelines[group] = Pipeline(
                 group,
@@ -190,6 +191,7 @@ class Rig:
                 preparation=self.preparation,
                 answers=Answers(self.connection, self.connection.jetstream(), group),
                 turns=turns,
+                suspects=Suspects(self.connection, self.connection.jetstream(), group, quarantine),
             )
         await self.publisher.subscribe(f"{self._inbox}.*", cb=self._replied)
         await self.publisher.flush()

@@ -41,7 +41,14 @@ async def test_everything_is_created_once(nc: Client) -> None:
     changes = await topology.reconcile(nc, replicas=1)
     assert {change.action for change in changes} == {"created"}
     streams = {change.name for change in changes if change.kind == "stream"}
-    assert streams == {"BILLING_COMMANDS", "BILLING_EVENTS", "BILLING_JOBS", "BILLING_DLQ", "BILLING_REPLAY"}
+    assert streams == {
+        "BILLING_COMMANDS",
+        "BILLING_EVENTS",
+        "BILLING_JOBS",
+        "BILLING_DLQ",
+        "BILLING_REPLAY",
+        "BILLING_ATTEMPTS",
+    }
     assert sum(change.kind == "durable" for change in changes) == 2 * len(GROUPS)
     assert await topology.reconcile(nc, replicas=1) == []
 
