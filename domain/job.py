@@ -2,13 +2,14 @@
 
 from typing import Any
 
-from domain.decision import Accepted, Capability, Command, Decision, Event, Rejected, rejected
+from domain.decision import Accepted, Capability, Command, Decision, Event, JobMessage, Rejected, rejected
 from domain.entities import Entity
 from domain.job_entities import GlExport, Job
 from domain.lookups import GL_EXPORT, JOB
 from domain.snapshot import Needs, Snapshot
 from schemas.codes import Code
-from schemas.job import CancelJob, JobKind, JobResult, JobView, ReportJob
+from schemas.job import CancelJob, JobKind, JobResult, JobView, ReportJob, RetryJob
+from schemas.job import JobMessage as JobBody
 
 ENDED = frozenset({"succeeded", "failed", "cancelled"})
 
@@ -86,6 +87,27 @@ def decide_cancel(snapshot: Snapshot, command: Command[CancelJob]) -> Decision:
     return _accepted(snapshot, "job.finished", cancelled)
 
 
+def needs_retry(command: Command[RetryJob]) -> Needs:
+    return [(JOB, command.body.job_id)]
+
+
+def decide_retry(snapshot: Snapshot, command: Command[RetryJob]) -> Decision:
+    """Announces a job again: one that failed, was cancelled, or whose message was lost. What it has recorded stays.
+
+    A GL export that has ended gave its range free: it is asked for anew.
+    """
+    job = snapshot.get(Job, command.body.job_id)
+    if job is None:
+        return rejected(Code.JOB_NOT_FOUND, job_id=str(command.body.job_id))
+    nothing_left = job.status == "succeeded" or 0 < job.total <= job.done + job.failed
+    if nothing_left or (job.kind == "gl_export" and job.status in ENDED):
+        return rejected(Code.JOB_FINISHED, job_id=str(job.id), status=job.status)
+    if job.status in ENDED:
+        job = job._replace(status="queued", error_code=None, error_detail=None, finished_at=None)
+    message = JobMessage(job.kind, JobBody(job_id=job.id))
+    return Accepted(job_result(job), (job_event("job.queued", job),), (job,), jobs=(message,))
+
+
 def needs_report(command: Command[ReportJob]) -> Needs:
     return [(JOB, command.body.job_id), (GL_EXPORT, command.body.job_id)]
 
@@ -117,5 +139,6 @@ def _accepted(snapshot: Snapshot, event: str, job: Job) -> Accepted:
 
 CAPABILITIES = {
     "job.cancel": Capability(needs_cancel, decide_cancel),
+    "job.retry": Capability(needs_retry, decide_retry),
     "job.report": Capability(needs_report, decide_report),
 }

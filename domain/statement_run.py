@@ -1,6 +1,7 @@
 """Statement runs: the request, and each statement as a worker records it."""
 
 from domain.decision import Accepted, Capability, Command, Decision, Event, JobMessage, Rejected, rejected
+from domain.entities import Book
 from domain.job import counted, job_event, job_result, queued, running
 from domain.job_entities import Job, Statement
 from domain.lookups import JOB, STATEMENT
@@ -16,7 +17,8 @@ def needs_run(command: Command[RunStatements]) -> Needs:
 
 
 def decide_run(snapshot: Snapshot, command: Command[RunStatements]) -> Decision:
-    body = command.body
+    """`upto_sequence` fixes what of the ledger the run sees, so that rendering a statement twice gives the same statement."""
+    body, book = command.body, snapshot.get(Book, ())
     bounds = bounds_of(command.tenant, body.period)
     if bounds is None:
         return rejected(Code.PERIOD_NOT_FOUND, period=body.period)
@@ -29,6 +31,7 @@ def decide_run(snapshot: Snapshot, command: Command[RunStatements]) -> Decision:
             "period": body.period,
             "starts_on": bounds[0].isoformat(),
             "ends_on": bounds[1].isoformat(),
+            "upto_sequence": book.ledger_sequence if book else 0,
             "account_ids": [str(account_id) for account_id in body.account_ids] if body.account_ids else None,
         },
     )

@@ -65,6 +65,7 @@ ROUTES = (
     Route("POST", "/v1/gl/mappings", "gl.map"),
     Route("POST", "/v1/gl/exports", "gl.export", 201),
     Route("POST", "/v1/jobs/{job_id}/cancel", "job.cancel"),
+    Route("POST", "/v1/jobs/{job_id}/retry", "job.retry"),
     Route("GET", "/v1/accounts", "account.list"),
     Route("GET", "/v1/accounts/{account_id}", "account.get"),
     Route("GET", "/v1/accounts/{account_id}/balance", "account.balance"),

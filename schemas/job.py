@@ -21,6 +21,12 @@ class CancelJob(CommandBody):
     reason: Note
 
 
+class RetryJob(CommandBody):
+    """Goes on with a job that failed or was cancelled; what it has recorded is not made again."""
+
+    job_id: UUID
+
+
 class ReportJob(CommandBody):
     """Internal: a worker says how far a job is. `total` is known once the job has been split into items."""
 

@@ -296,6 +296,9 @@ _COMMANDS += (
     ),
     CommandSpec("job.cancel", job.CancelJob, job.JobResult, "billing.jobs.write", ("job.finished",), "Cancel a job"),
     CommandSpec(
+        "job.retry", job.RetryJob, job.JobResult, "billing.jobs.write", ("job.queued",), "Go on with a failed job"
+    ),
+    CommandSpec(
         "job.report",
         job.ReportJob,
         job.JobResult,
