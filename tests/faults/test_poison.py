@@ -145,5 +145,3 @@ async def _payments(mesh: Mesh, tenant: str) -> int:
             return int((await connection.exec_driver_sql("SELECT count(*) FROM payment")).scalar_one())
     finally:
         await database.close()
-
-
