@@ -132,12 +132,13 @@ def needs_record(command: Command[RecordGlExport]) -> Needs:
 
 def decide_record(snapshot: Snapshot, command: Command[RecordGlExport]) -> Decision:
     body = command.body
+    export = snapshot.get(GlExport, body.job_id)
+    if export is None:
+        other_kind = snapshot.get(Job, body.job_id) is not None
+        return rejected(Code.GL_EXPORT_NOT_FOUND if other_kind else Code.JOB_NOT_FOUND, job_id=str(body.job_id))
     job = running(snapshot, body.job_id)
     if isinstance(job, Rejected):
         return job
-    export = snapshot.get(GlExport, body.job_id)
-    if export is None:
-        return rejected(Code.GL_EXPORT_NOT_FOUND, job_id=str(body.job_id))
     written = export._replace(
         status="written",
         transfers=body.transfers,

@@ -37,7 +37,9 @@ def job_view(job: Job) -> JobView:
         job_id=job.id,
         kind=job.kind,
         status=job.status,
-        parameters=job.parameters,
+        # Sorted, because PostgreSQL gives back an object's keys in an order of its own: the event of a job that was
+        # loaded has to be, byte for byte, that of one queued in the same batch.
+        parameters=dict(sorted(job.parameters.items())),
         total=job.total,
         done=job.done,
         failed=job.failed,
@@ -118,9 +120,12 @@ def decide_report(snapshot: Snapshot, command: Command[ReportJob]) -> Decision:
     job = running(snapshot, body.job_id)
     if isinstance(job, Rejected):
         return job
+    total = job.total if body.total is None else body.total
+    if total < job.done + job.failed:
+        return rejected(Code.AMOUNT_OUT_OF_RANGE, total=total, recorded=job.done + job.failed)
     reported = job._replace(
         status=body.status,
-        total=job.total if body.total is None else body.total,
+        total=total,
         error_code=body.error_code,
         error_detail=body.error_detail,
         started_at=job.started_at or command.recorded_at,

@@ -46,6 +46,9 @@ def needs_closing(period: str) -> Needs:
 
 def decide_close(snapshot: Snapshot, command: Command[ClosePeriod]) -> Decision:
     """A period that nobody opened explicitly is open, and can be closed."""
+    stored = snapshot.get(Period, command.body.period)
+    if stored and stored.status == "closed":
+        return rejected(Code.PERIOD_CLOSED, period=stored.period)
     period = closing(snapshot, command, command.body.period)
     if isinstance(period, Rejected):
         return period
@@ -53,12 +56,10 @@ def decide_close(snapshot: Snapshot, command: Command[ClosePeriod]) -> Decision:
 
 
 def closing(snapshot: Snapshot, command: Command[Any], key: str) -> Period | Rejected:
-    """The period as it is once closed, or why it cannot be. Reads what `needs_close` asks for."""
+    """A period that is not closed as it is once closed, or why it cannot be. Reads what `needs_closing` asks for."""
     bounds, stored = bounds_of(command.tenant, key), snapshot.get(Period, key)
     if bounds is None:
         return rejected(Code.PERIOD_NOT_FOUND, period=key)
-    if stored and stored.status == "closed":
-        return rejected(Code.PERIOD_CLOSED, period=key)
     if left := drafts(snapshot.find(DRAFTS_OF_PERIOD, key)):
         return rejected(Code.PERIOD_HAS_DRAFTS, period=key, drafts=len(left), first=str(min(row.id for row in left)))
     return _with_status(stored or Period(key, "open", *bounds, command.recorded_at), "closed")

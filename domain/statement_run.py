@@ -45,13 +45,13 @@ def needs_record(command: Command[RecordStatement]) -> Needs:
 
 def decide_record(snapshot: Snapshot, command: Command[RecordStatement]) -> Decision:
     body = command.body
+    if snapshot.get(Statement, body.statement_id):
+        return rejected(Code.ALREADY_EXISTS, statement_id=str(body.statement_id))
     job = running(snapshot, body.job_id)
     if isinstance(job, Rejected):
         return job
     if job.done + job.failed >= job.total:  # not split yet, or nothing left to record
         return rejected(Code.JOB_FINISHED, job_id=str(job.id), status=job.status)
-    if snapshot.get(Statement, body.statement_id):
-        return rejected(Code.ALREADY_EXISTS, statement_id=str(body.statement_id))
     statement = _statement(command)
     after = counted(command, job, failed=statement.status == "failed")
     result = StatementResult(statement_id=statement.id, status=statement.status)

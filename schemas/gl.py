@@ -24,6 +24,8 @@ GlExportStatus = Literal["requested", "written", "abandoned"]
 GlFormat = Literal["csv", "jsonl", "parquet"]
 GlCode = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/ -]{0,39}$")]
 Sequence = Annotated[int, Field(ge=1, le=2**63 - 1)]
+# A sum over a period: of a million postings it passes the bound of a single amount.
+TotalMinor = Annotated[int, Field(ge=0, le=2**63 - 1)]
 
 
 class GlMapping(WireModel):
@@ -73,8 +75,8 @@ class ControlTotal(WireModel):
     """Debits equal credits, or the export would not have been made."""
 
     currency: Currency
-    debits_minor: NonNegativeMinor
-    credits_minor: NonNegativeMinor
+    debits_minor: TotalMinor
+    credits_minor: TotalMinor
 
 
 class GlFile(WireModel):

@@ -23,6 +23,8 @@ StatementStatus = Literal["issued", "failed"]
 ObjectKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/=-]{0,500}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
+BalanceMinor = Annotated[int, Field(ge=-(2**63), le=2**63 - 1)]  # as its column holds
+
 
 class RunStatements(CommandBody):
     """Statements of a period for every account with activity or a balance, or for the accounts named."""
@@ -51,8 +53,8 @@ class RecordStatement(CommandBody):
     period: PeriodKey
     locale: Locale
     currency: Currency
-    opening_minor: int = 0
-    closing_minor: int = 0
+    opening_minor: BalanceMinor = 0
+    closing_minor: BalanceMinor = 0
     due_minor: NonNegativeMinor = 0
     json_file: StatementFile | None = None
     pdf_file: StatementFile | None = None

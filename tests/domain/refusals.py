@@ -302,7 +302,61 @@ BOOKS = [
     Row("ledger.adjust", Code.PERIOD_CLOSED, lambda s: {"effective_on": "2026-10-31"}, "period"),
 ]
 
-TABLE: list[Row] = [*ACCOUNTS, *CHARGES, *INVOICES, *CREDIT_NOTES, *PAYMENTS, *UNDOING, *BOOKS]
+TWO_CODES = [{"ledger_code": "1000", "gl_code": code, "gl_name": "Cash"} for code in ("A", "B")]
+NO_SUCH_ACCOUNT = [{"ledger_code": "9999", "gl_code": "A", "gl_name": "None"}]
+
+
+def _range(first: int, last: int) -> dict[str, Any]:
+    return {"period": None, "first_sequence": first, "last_sequence": last}
+
+
+JOBS = [
+    Row("statement.run", Code.PERIOD_NOT_FOUND, lambda s: {"period": "0000-01"}, "period"),
+    Row("statement.run", Code.ALREADY_EXISTS, lambda s: {"job_id": s.run}, "job_id"),
+    Row("statement.record", Code.JOB_NOT_FOUND, lambda s: {}, "job_id"),
+    Row("statement.record", Code.JOB_FINISHED, lambda s: {"job_id": s.cancelled}, "job_id status"),
+    Row("statement.record", Code.JOB_FINISHED, lambda s: {"job_id": s.unsplit}, "job_id status"),
+    Row(
+        "statement.record",
+        Code.ALREADY_EXISTS,
+        lambda s: {"job_id": s.run, "statement_id": s.statement},
+        "statement_id",
+    ),
+    Row("gl.map", Code.DUPLICATE_REFERENCE, lambda s: {"mappings": TWO_CODES}, "field"),
+    Row("gl.map", Code.LEDGER_ACCOUNT_UNKNOWN, lambda s: {"mappings": NO_SUCH_ACCOUNT}, "code"),
+    Row("gl.export", Code.ALREADY_EXISTS, lambda s: {"job_id": s.run}, "job_id"),
+    Row("gl.export", Code.PERIOD_NOT_FOUND, lambda s: {"period": "0000-01"}, "period"),
+    Row("gl.export", Code.PERIOD_NOT_CLOSED, lambda s: {"period": "2026-12"}, "period"),
+    Row("gl.export", Code.PERIOD_NOT_CLOSED, lambda s: {"period": "2026-09"}, "period"),
+    Row(
+        "gl.export",
+        Code.PERIOD_HAS_DRAFTS,
+        lambda s: {"period": "2026-11", "close_period": True},
+        "period drafts first",
+    ),
+    Row("gl.export", Code.ALREADY_EXPORTED, lambda s: {"period": "2026-10"}, "job_id scope"),
+    Row("gl.export", Code.ALREADY_EXPORTED, lambda s: _range(1, 2), "job_id scope"),
+    Row(
+        "gl.export",
+        Code.AMOUNT_OUT_OF_RANGE,
+        lambda s: _range(1, s.world.book.ledger_sequence + 1),
+        "last_sequence ledger_sequence",
+    ),
+    Row("gl.record", Code.JOB_NOT_FOUND, lambda s: {}, "job_id"),
+    Row("gl.record", Code.GL_EXPORT_NOT_FOUND, lambda s: {"job_id": s.run}, "job_id"),
+    Row("gl.record", Code.JOB_FINISHED, lambda s: {"job_id": s.exported}, "job_id status"),
+    Row("job.cancel", Code.JOB_NOT_FOUND, lambda s: {}, "job_id"),
+    Row("job.cancel", Code.JOB_FINISHED, lambda s: {"job_id": s.cancelled}, "job_id status"),
+    Row("job.retry", Code.JOB_NOT_FOUND, lambda s: {}, "job_id"),
+    Row("job.retry", Code.JOB_FINISHED, lambda s: {"job_id": s.exported}, "job_id status"),
+    Row("job.retry", Code.JOB_NOT_FOUND, lambda s: {}, "job_id"),
+    Row("job.retry", Code.JOB_FINISHED, lambda s: {"job_id": s.exported}, "job_id status"),
+    Row("job.report", Code.JOB_NOT_FOUND, lambda s: {}, "job_id"),
+    Row("job.report", Code.JOB_FINISHED, lambda s: {"job_id": s.exported}, "job_id status"),
+    Row("job.report", Code.AMOUNT_OUT_OF_RANGE, lambda s: {"job_id": s.run, "total": 0}, "total recorded"),
+]
+
+TABLE: list[Row] = [*ACCOUNTS, *CHARGES, *INVOICES, *CREDIT_NOTES, *PAYMENTS, *UNDOING, *BOOKS, *JOBS]
 
 
 def body_of(row: Row, scene: Scene) -> dict[str, Any]:

@@ -4,8 +4,11 @@ from typing import NamedTuple
 from uuid import UUID
 
 from domain.entities import Invoice
+from tests.domain.bodies import BODIES
 from tests.domain.hospital import capture, draft, invoiced, line, open_account, party, pay
-from tests.domain.world import World
+from tests.domain.world import World, uid
+
+STATEMENT = uid(0x57)
 
 
 class Scene(NamedTuple):
@@ -37,6 +40,11 @@ class Scene(NamedTuple):
     refund: UUID
     payment_of_closed: UUID
     note: UUID
+    run: UUID
+    unsplit: UUID
+    cancelled: UUID
+    statement: UUID
+    exported: UUID
 
 
 def build_scene() -> Scene:
@@ -77,6 +85,16 @@ def build_scene() -> Scene:
     # No command leads to a draft in a closed month; a change of the tenant's fiscal calendar could.
     world.tables[Invoice][in_october] = world.one(Invoice, in_october)._replace(period="2026-10")
     world.do("period.open", {"period": "2026-12"})
+    run, unsplit, cancelled = (UUID(world.do("statement.run", {"period": "2026-10"})["job_id"]) for _ in range(3))
+    world.do("job.cancel", {"job_id": cancelled, "reason": "asked"})
+    world.do("job.report", {"job_id": run, "status": "running", "total": 3})
+    statement = world.do(
+        "statement.record", BODIES["statement.record"] | {"job_id": run, "statement_id": STATEMENT, "account_id": busy}
+    )["statement_id"]
+    world.do("gl.map", BODIES["gl.map"])
+    world.do("gl.export", {"first_sequence": 1, "last_sequence": 2})
+    exported = world.do("gl.export", {"period": "2026-10"})["job_id"]
+    world.do("gl.record", BODIES["gl.record"] | {"job_id": exported})
     return Scene(
         world=world,
         busy=busy,
@@ -104,6 +122,11 @@ def build_scene() -> Scene:
         refund=UUID(refund),
         payment_of_closed=payment_of_closed,
         note=UUID(note),
+        run=run,
+        unsplit=unsplit,
+        cancelled=cancelled,
+        statement=UUID(statement),
+        exported=UUID(exported),
     )
 
 

@@ -36,6 +36,7 @@ from domain.entities import (
     Refund,
     Transfer,
 )
+from domain.job_entities import Statement
 from domain.lookups import Lookup
 from domain.snapshot import Changes, Snapshot
 from schemas.outcome import Problem
@@ -68,6 +69,7 @@ IMMUTABLE: frozenset[type[Any]] = frozenset(
         Refund,
         CreditNote,
         CreditNoteLine,
+        Statement,
     }
 )
 
@@ -111,20 +113,26 @@ def command(
 
 @dataclass
 class World:
-    """`tables` hold the rows by key, `outbox` the events in the order they were saved. `seed` shuffles what is loaded."""
+    """`tables` hold the rows by key, `outbox` the events and `jobs` the job messages in the order they were saved.
+
+    `seed` shuffles what is loaded.
+    """
 
     tenant: TenantProfile = DUBAI
     seed: int = 0
     tables: dict[type[Any], dict[Hashable, Any]] = field(default_factory=dict)
     outbox: list[OutboxRow] = field(default_factory=list)
+    jobs: list[OutboxRow] = field(default_factory=list)
     verdicts: list[engine.Verdict] = field(default_factory=list)
     now: datetime = NOON
     issued_ids: int = 0
 
     def copy(self) -> "World":
         """Another store with the same rows."""
-        tables, outbox = self.state()
-        return replace(self, tables=tables, outbox=outbox, verdicts=list(self.verdicts))
+        tables, _ = self.state()
+        return replace(
+            self, tables=tables, outbox=list(self.outbox), jobs=list(self.jobs), verdicts=list(self.verdicts)
+        )
 
     # --- driving it ---------------------------------------------------------------------------------------------------
 
@@ -186,7 +194,7 @@ class World:
 
     def state(self) -> tuple[dict[type[Any], dict[Hashable, Any]], list[OutboxRow]]:
         """All of the store, to compare with another's or with an earlier state."""
-        return {entity: dict(rows) for entity, rows in self.tables.items() if rows}, list(self.outbox)
+        return {entity: dict(rows) for entity, rows in self.tables.items() if rows}, [*self.outbox, *self.jobs]
 
     def business_state(self) -> tuple[dict[type[Any], dict[Hashable, Any]], list[OutboxRow]]:
         """Without the inbox and the command counter: what a refused command must leave as it was (DOMAIN rule 7)."""
@@ -212,7 +220,7 @@ class World:
         for entity, rows in changes.inserts.items():
             for row in rows:
                 if entity is OutboxRow:
-                    self.outbox.append(row)
+                    (self.jobs if row.stream == "jobs" else self.outbox).append(row)
                     continue
                 table = self.tables.setdefault(entity, {})
                 assert row.key not in table, f"inserted twice: {entity.__name__} {row.key}"

@@ -5,9 +5,10 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
-from domain import entities
+from domain import entities, job_entities
 from domain.snapshot import Changes
 from schemas.account import Party
+from schemas.gl import ControlTotal, GlFile
 
 MOMENT = datetime(2026, 3, 21, 23, 59, 59, 999_999, tzinfo=UTC)
 DAY = date(2026, 3, 21)
@@ -142,7 +143,53 @@ def one_of_each() -> list[Any]:
         entities.Book(LARGEST, bytes(32), LARGEST, LARGEST),
         inbox_entry(),
         outbox_row(),
+        *_job_and_what_it_made(opened.id),
     ]
+
+
+def _job_and_what_it_made(account_id: UUID) -> list[Any]:
+    parameters = {"period": "1405-01", "account_ids": None, "formats": ["csv"], "a": TEXT}
+    work = job_entities.Job(
+        uuid4(), "gl_export", "running", parameters, LARGEST, 1, 1, "font_missing", TEXT, MOMENT, MOMENT, None
+    )
+    told = job_entities.Statement(
+        id=uuid4(),
+        job_id=work.id,
+        account_id=account_id,
+        party_id="patient",
+        period="1405-01",
+        status="issued",
+        locale="fa-AF",
+        currency="AED",
+        opening_minor=-LARGEST,
+        closing_minor=LARGEST,
+        due_minor=LARGEST,
+        json_key="a/b.json",
+        json_sha256="0" * 64,
+        pdf_key="a/b.pdf",
+        pdf_sha256="f" * 64,
+        error_code=None,
+        recorded_at=MOMENT,
+    )
+    export = job_entities.GlExport(
+        id=work.id,
+        scope="detail:1405-01",
+        status="written",
+        period="1405-01",
+        form="detail",
+        upto_sequence=LARGEST,
+        transfers=LARGEST,
+        first_sequence=1,
+        last_sequence=LARGEST,
+        first_hash="0" * 64,
+        last_hash="f" * 64,
+        totals=(ControlTotal(currency="AED", debits_minor=LARGEST, credits_minor=LARGEST),),
+        files=(GlFile(format="parquet", key="a/b.parquet", sha256="0" * 64, bytes=1, rows=2),),
+        manifest_key="a/manifest.json",
+        manifest_sha256="0" * 64,
+        recorded_at=MOMENT,
+    )
+    return [work, told, job_entities.GlAccount("1000", "A/1 0.0", TEXT, MOMENT), export]
 
 
 OTHER_NAMES: dict[type[Any], dict[str, Any]] = {
@@ -153,6 +200,8 @@ OTHER_NAMES: dict[type[Any], dict[str, Any]] = {
     entities.Period: {"period": "1404-01"},
     entities.DocumentSeries: {"series": "CN"},
     entities.ChartEntry: {"code": "4002"},
+    job_entities.GlAccount: {"ledger_code": "1010"},
+    job_entities.GlExport: {"scope": "summary:1404-01"},
 }
 
 

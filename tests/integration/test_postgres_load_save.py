@@ -13,7 +13,7 @@ from adapters.postgres.database import Database
 from adapters.postgres.load import load
 from adapters.postgres.save import UpdateLost, save
 from adapters.postgres.tables import TABLES, mutable_columns
-from domain import entities, lookups
+from domain import entities, job_entities, lookups
 from domain.snapshot import Changes, NotLoaded
 from tests.fixtures.servers import Database as ModuleDatabase
 from tests.integration.postgres_samples import (
@@ -86,7 +86,12 @@ async def test_an_update_writes_every_column_that_may_change_and_no_other_row(ap
         by_type[entities.Account]._replace(guarantor=None, locale="ps", status="closed", parties=PARTIES[:1]),
         by_type[entities.Charge]._replace(status="invoiced", invoice_group_id=uuid4()),
         by_type[entities.Invoice]._replace(
-            status="settled", number="INV-1405-000002", paid_minor=1000, credited_minor=40, written_off_minor=10
+            status="settled",
+            number="INV-1405-000002",
+            paid_minor=1000,
+            credited_minor=40,
+            written_off_minor=10,
+            overdue_on=MOMENT.date(),
         ),
         by_type[entities.InvoiceLine]._replace(credited_net_minor=1000, credited_tax_minor=50),
         by_type[entities.Payment]._replace(status="reversed", allocated_minor=1, refunded_minor=2),
@@ -94,6 +99,29 @@ async def test_an_update_writes_every_column_that_may_change_and_no_other_row(ap
         by_type[entities.DocumentSeries]._replace(last_number=LARGEST),
         by_type[entities.Book]._replace(
             ledger_sequence=1, ledger_head=b"\xff" * 32, event_sequence=2, command_sequence=3
+        ),
+        by_type[job_entities.Job]._replace(
+            status="succeeded",
+            total=9,
+            done=8,
+            failed=0,
+            error_code=None,
+            error_detail=None,
+            started_at=None,
+            finished_at=MOMENT,
+        ),
+        by_type[job_entities.GlAccount]._replace(gl_code="other", gl_name="other"),
+        by_type[job_entities.GlExport]._replace(
+            status="abandoned",
+            transfers=1,
+            first_sequence=2,
+            last_sequence=3,
+            first_hash=None,
+            last_hash=None,
+            totals=(),
+            files=(),
+            manifest_key=None,
+            manifest_sha256=None,
         ),
     ]
     tables = {type(row) for row in changed} | {entities.LedgerAccount}

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from adapters.postgres import migrate
 from adapters.postgres.dsn import sqlalchemy_url
 from adapters.postgres.tables import TABLES, metadata, mutable_columns
-from domain import entities
+from domain import entities, job_entities
 from tests.fixtures.servers import Database
 
 NOT_OF_A_TENANT = {"alembic_version"}
@@ -102,7 +102,10 @@ def test_alembic_finds_nothing_to_generate(database: Database) -> None:
 
 def test_every_entity_has_a_table_with_its_fields_in_order() -> None:
     declared_entities = {
-        value for value in vars(entities).values() if isinstance(value, type) and hasattr(value, "_fields")
+        value
+        for module in (entities, job_entities)
+        for value in vars(module).values()
+        if isinstance(value, type) and hasattr(value, "_fields")
     }
     assert set(TABLES) == declared_entities
     for entity, table in TABLES.items():
