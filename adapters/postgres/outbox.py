@@ -48,7 +48,7 @@ _BACKLOG = """
 SELECT kind.stream, sum(counted.rows)::bigint,
        coalesce(extract(epoch FROM clock_timestamp() - min(oldest.recorded_at)), 0)::float8
 FROM unnest($1::bigint[]) AS own(shard)
-CROSS JOIN (VALUES ('events'), ('audit')) AS kind(stream)
+CROSS JOIN (VALUES ('events'), ('audit'), ('jobs')) AS kind(stream)
 CROSS JOIN LATERAL (
     SELECT count(*) AS rows
     FROM (SELECT 1 FROM outbox WHERE shard = own.shard AND stream = kind.stream LIMIT $2) AS capped

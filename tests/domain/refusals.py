@@ -349,8 +349,6 @@ JOBS = [
     Row("job.cancel", Code.JOB_FINISHED, lambda s: {"job_id": s.cancelled}, "job_id status"),
     Row("job.retry", Code.JOB_NOT_FOUND, lambda s: {}, "job_id"),
     Row("job.retry", Code.JOB_FINISHED, lambda s: {"job_id": s.exported}, "job_id status"),
-    Row("job.retry", Code.JOB_NOT_FOUND, lambda s: {}, "job_id"),
-    Row("job.retry", Code.JOB_FINISHED, lambda s: {"job_id": s.exported}, "job_id status"),
     Row("job.report", Code.JOB_NOT_FOUND, lambda s: {}, "job_id"),
     Row("job.report", Code.JOB_FINISHED, lambda s: {"job_id": s.exported}, "job_id status"),
     Row("job.report", Code.AMOUNT_OUT_OF_RANGE, lambda s: {"job_id": s.run, "total": 0}, "total recorded"),
