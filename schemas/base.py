@@ -23,8 +23,13 @@ CODE = r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$"
 REFERENCE = r"^[A-Za-z]{1,32}/[A-Za-z0-9.-]{1,64}$"  # a FHIR literal reference: Patient/123 (FHIR R4 §2.3, id type)
 URI = r"^[a-z][a-z0-9+.-]*:[^\s\x00-\x1f]{1,200}$"
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Note = Annotated[str, StringConstraints(min_length=1, max_length=1000, pattern=r"^[^\x00-\x08\x0b-\x1f\x7f]+$")]
+# C1 controls, and the embeddings, overrides and isolates that would let a name rearrange the line it is printed on (UTR 36 §2.6);
+# the plain marks (LRM, RLM) and the joiners stay allowed.
+_REARRANGING = r"\x7f-\x9f\u202a-\u202e\u2066-\u2069"
+Name = Annotated[str, StringConstraints(min_length=1, max_length=200, pattern=rf"^[^\x00-\x1f{_REARRANGING}]+$")]
+Note = Annotated[
+    str, StringConstraints(min_length=1, max_length=1000, pattern=rf"^[^\x00-\x08\x0b-\x1f{_REARRANGING}]+$")
+]
 Code = Annotated[str, StringConstraints(pattern=CODE)]
 CodeSystem = Annotated[str, StringConstraints(pattern=URI)]
 FhirReference = Annotated[str, StringConstraints(pattern=REFERENCE)]

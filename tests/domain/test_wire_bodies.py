@@ -19,8 +19,8 @@ from tests.domain.scene import build_scene
 from tests.domain.world import DUBAI, World, wire_body
 
 EDGES = [2**31, 2**53 + 1, INT64_MAX, INT64_MAX + 1, -(2**63), 2**64, 10**100]
-RIGHT_TO_LEFT = ["علی‌رضا", "د کندهار روغتون", "مريم\u200f (1)", "\u202aabc\u202c", "\u2067عربي\u2069", "👩‍⚕️"]
-CONTROLS = ["\x00", "a\x00b", "a\x1fb", "a\x7fb", "\r\nNats-Msg-Id: forged"]
+RIGHT_TO_LEFT = ["علی‌رضا", "د کندهار روغتون", "مريم\u200f (1)", "👩‍⚕️"]
+CONTROLS = ["\x00", "a\x00b", "a\x1fb", "a\x7fb", "\r\nNats-Msg-Id: forged", "\x85", "\u202eabc\u202c", "\u2067x"]
 
 
 def parse(name: str, body: Any) -> Any:
@@ -138,7 +138,10 @@ def test_joiners_and_direction_marks_survive_to_the_row_unchanged(text: str) -> 
     assert world.one(CreditNote, note["credit_note_id"]).reason == text
 
 
-@given(st.text(min_size=1, max_size=200).filter(lambda text: not any(ord(one) < 32 or ord(one) == 127 for one in text)))
+REFUSED = {*range(0x20), *range(0x7F, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)}
+
+
+@given(st.text(min_size=1, max_size=200).filter(lambda text: not any(ord(one) in REFUSED for one in text)))
 def test_any_other_text_is_stored_as_it_came(text: str) -> None:
     world = World()
     payment_id = pay(world, open_account(world, guarantor=text), 100)
@@ -165,7 +168,6 @@ def test_everything_a_busy_hospital_sends_is_what_the_registry_says() -> None:
     check_contracts(build_scene().world)
 
 
-@pytest.mark.xfail(strict=True, reason="schemas/registry.py: payment.reverse does not declare account.updated")
 def test_a_reversal_declares_that_it_may_open_an_account_again() -> None:
     assert "account.updated" in COMMANDS["payment.reverse"].events
 
