@@ -60,10 +60,18 @@ DEDUPE_BYTES_PER_ID = 230  # measured: 400,000 UUIDs, nats-server 2.15.1
 
 # A batch is answered well inside a second; 30 s leave room for a PostgreSQL failover.
 ACK_WAIT = 30 * _SECOND
+# Jobs take seconds to hours, under a heartbeat: this is how long a job waits whose worker was killed.
+JOBS_ACK_WAIT = 15 * _SECOND
 # Unlimited: a long PostgreSQL outage must not use deliveries up. Poison is found and dead-lettered by the pipeline.
 MAX_DELIVER = -1
 # Above fetch × replicas: 2,000 × 8 = 16,000. When it is reached, replicas starve while others hold messages.
 MAX_ACK_PENDING = 20_000
+
+# Job messages in hand of all workers: 100 workers with a handful of slots each.
+JOBS_MAX_ACK_PENDING = 1_000
+
+# The durables of the job stream, each a queue that scales by itself, and the kind of message each takes.
+JOB_QUEUES = {"statements": "statements", "statements-items": "statements-items", "gl-export": "gl_export"}
 
 # Headers and body of a command. A dead letter carries the whole command and its own story (reason 2 kB, subject 4 kB, ids) and
 # must still fit the server's max_payload of 1 MiB: 16 kB below it. A publisher of more is told so by the server at once.
@@ -154,6 +162,9 @@ def durable_configs() -> dict[tuple[str, str], dict[str, Any]]:
         configs[COMMANDS_STREAM, durable(group)] = _durable(durable(group), command_subjects(group))
         replays = [f"{REPLAY_PREFIX}.{group}.>"]
         configs[REPLAY_STREAM, replay_durable(group)] = _durable(replay_durable(group), replays)
+    for queue, kind in JOB_QUEUES.items():
+        config = _durable(queue, [f"{JOB_PREFIX}.*.{kind}"])
+        configs[JOBS_STREAM, queue] = config | {"ack_wait": JOBS_ACK_WAIT, "max_ack_pending": JOBS_MAX_ACK_PENDING}
     return configs
 
 

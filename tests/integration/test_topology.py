@@ -49,7 +49,7 @@ async def test_everything_is_created_once(nc: Client) -> None:
         "BILLING_REPLAY",
         "BILLING_ATTEMPTS",
     }
-    assert sum(change.kind == "durable" for change in changes) == 2 * len(GROUPS)
+    assert sum(change.kind == "durable" for change in changes) == 2 * len(GROUPS) + len(topology.JOB_QUEUES)
     assert await topology.reconcile(nc, replicas=1) == []
 
 

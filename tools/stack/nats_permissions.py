@@ -57,6 +57,7 @@ ROLES: dict[str, Permissions] = {
         publish=(
             *_LOOK,
             *_consume(*CONSUMED_BY_WORKER),
+            "$JS.API.DIRECT.GET.BILLING_JOBS",  # the age of the oldest job
             "billing.v1.evt.>",
             "billing.v1.job.>",
             *INTERNAL_COMMANDS,
