@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
     from tools.stack import Stack
 
-_QUICK_PAYMENTS = 5_000
+_QUICK_PAYMENTS = 3_000
 
 
 class Plan(NamedTuple):
     """How much is measured. `trial_payments`: per form of the ordinary way, when the fastest is looked for; 0 skips it."""
 
-    payments: int = 20_000
+    payments: int = 10_000
     tenants: int = 10
     repeat: int = 3
     lone: int = 300
-    trial_payments: int = 2_000
+    trial_payments: int = 1_000
 
 
 QUICK = Plan(payments=_QUICK_PAYMENTS, repeat=1, lone=200, trial_payments=0)
@@ -31,7 +31,7 @@ QUICK = Plan(payments=_QUICK_PAYMENTS, repeat=1, lone=200, trial_payments=0)
 
 def bench(
     quick: Annotated[bool, typer.Option("--quick", help="About a minute: fewer payments, one run each.")] = False,
-    payments: Annotated[int | None, typer.Option(min=100, help="Payments of a run [20,000; quick: 5,000].")] = None,
+    payments: Annotated[int | None, typer.Option(min=100, help="Payments of a run [10,000; quick: 3,000].")] = None,
     tenants: Annotated[int | None, typer.Option(min=1, max=5_000, help="Tenants they spread over [10].")] = None,
     repeat: Annotated[int | None, typer.Option(min=1, help="Runs of each, interleaved [3; quick: 1].")] = None,
     output: Annotated[

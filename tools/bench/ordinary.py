@@ -49,7 +49,7 @@ class Consumer:
 
     def __init__(self, connection: Client, engine: AsyncEngine, directory: TenantDirectory, region: str) -> None:
         self._connection = connection
-        self._sessions = async_sessionmaker(engine, expire_on_commit=False)
+        self._sessions = async_sessionmaker(engine, expire_on_commit=False, autoflush=False)
         self._directory = directory
         self._region = region
 

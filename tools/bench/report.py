@@ -25,7 +25,7 @@ Written by `make bench`; figures are of the machine below and move with what els
   event stored in `BILLING_EVENTS`, which is the relay's part.
 - **The ordinary way:** FastStream, one message at a time, an ORM session and a transaction per message, on the same tables
   and row-level security, with the same tenant lock, inbox, decoding, admission, pure engine, outbox, relay, pool size and
-  uvloop (`tools/bench/ordinary.py`). Its form here is the fastest of those tried: {ordinary}.
+  uvloop (`tools/bench/ordinary.py`). One process each. Its form here: {ordinary}{how}.
 - Runs alternate between the two; figures are medians of {repeat}. After every run the payments, ledger rows, inbox and
   events are counted and each tenant's books are verified; a run that fails this ends the benchmark.
 - A lone command is published when the one before it was answered; its time ends with the outcome on its reply inbox.
@@ -50,7 +50,8 @@ def write_report(document: dict[str, Any], directory: Path) -> None:
 def markdown(document: dict[str, Any]) -> str:
     """The page `docs/benchmarks.md`."""
     environment, work = document["environment"], document["workload"]
-    method = _METHOD.format(**work, cores=environment["cores"], ordinary=environment["ordinary_variant"])
+    how = " (the fastest of those below, in short runs)" if document["ordinary_variants"] else ""
+    method = _METHOD.format(**work, cores=environment["cores"], ordinary=environment["ordinary_variant"], how=how)
     parts = ["# Benchmarks", method.strip(), "## Figures"]
     parts += [f"**{title}**\n\n{_markdown_table(columns, rows)}" for title, columns, rows in _tables(document)]
     parts += ["## What limits it", _limits(document), "## Environment", _environment(environment)]
