@@ -81,8 +81,8 @@ class Publisher:
         ack = await self._request(lambda reply: [_frame(row, b"", reply)], len(row.body))
         return Stored(int(ack["seq"]), bool(ack.get("duplicate")))
 
-    async def publish_batch(self, rows: Sequence[Row]) -> None:
-        """Publish `rows`, all of one stream, as one atomic batch; returns when all are stored.
+    async def publish_batch(self, rows: Sequence[Row]) -> int:
+        """Publish `rows`, all of one stream, as one atomic batch; the stream sequence of the last, when all are stored.
 
         Raises PublishError or a nats error; then nothing was stored, unless the answer was lost: publishing the same
         message ids again is always safe. Raises ValueError for no rows or more than MAX_BATCH_MESSAGES.
@@ -95,6 +95,7 @@ class Publisher:
         ack = await self._request(lambda reply: batch_frames(batch_id, rows, reply), sum(len(row.body) for row in rows))
         if ack.get("count") != len(rows):
             raise PublishError(f"{ack.get('count')} of {len(rows)} messages confirmed", transient=False)
+        return int(ack["seq"])
 
     def _check(self, row: Row) -> None:
         """What nats-server answers by closing the connection must not get that far."""

@@ -15,18 +15,25 @@ if TYPE_CHECKING:
 
     from adapters.nats.consumer_state import ConsumerState
 
-_COLUMNS = ("group", "depth#", "waiting#", "in flight#", "again#", "per s#", "oldest#", "state")
+_COLUMNS = ("group", "depth#", "in flight#", "again#", "in/s#", "out/s#", "oldest#", "wanted#", "state")
+# What the scaling rule goes by: one replica per so many messages of depth, within its bounds. The chart's values are the same.
+LAG_PER_REPLICA = 1_000
+MIN_REPLICAS, MAX_REPLICAS = 3, 10
 _SAMPLE_SECONDS = 1.0
 
 
 def queues(
     watch: Annotated[bool, typer.Option("--watch", help="Until Ctrl-C; with --json one line per look.")] = False,
     interval_seconds: Annotated[float, typer.Option("--interval", min=0.1)] = _SAMPLE_SECONDS,
+    lag_per_replica: Annotated[
+        int, typer.Option("--lag-per-replica", min=1, help="Of the scaling rule: depth that one more replica is for.")
+    ] = LAG_PER_REPLICA,
     as_json: Json = False,
 ) -> None:
-    """Consumer groups: depth (what scaling goes by), in flight, redelivered, rate, age of the oldest message.
+    """Consumer groups: depth (what scaling goes by), in flight, redelivered, rate in and out, age of the oldest message,
+    replicas wanted by the scaling rule (1 per 1,000 messages of depth, 3 to 10). Paused ones are marked.
 
-    The rate takes two looks, so this lasts one interval. NATS_URL needs a user that may ask for consumer info.
+    The rates take two looks, so this lasts one interval. NATS_URL needs a user that may ask for consumer info.
 
     Example: billing queues --watch
 
@@ -35,14 +42,14 @@ def queues(
     from tools.cli.servers import quiet
 
     quiet()
-    raise typer.Exit(asyncio.run(_show(interval_seconds, watch=watch, as_json=as_json)))
+    raise typer.Exit(asyncio.run(_show(interval_seconds, lag_per_replica, watch=watch, as_json=as_json)))
 
 
-async def _show(interval_seconds: float, *, watch: bool, as_json: bool) -> int:
+async def _show(interval_seconds: float, lag_per_replica: int, *, watch: bool, as_json: bool) -> int:
     from tools.cli.servers import nats_client
 
     async with nats_client() as client:
-        look = _Look(client)
+        look = _Look(client, lag_per_replica)
         await look.again()
         await asyncio.sleep(interval_seconds)
         rows = await look.again()
@@ -65,9 +72,10 @@ async def _show(interval_seconds: float, *, watch: bool, as_json: bool) -> int:
 class _Look:
     """Remembers the last look, for the rates."""
 
-    def __init__(self, client: "Client") -> None:
+    def __init__(self, client: "Client", lag_per_replica: int) -> None:
         self._client = client
-        self._before: dict[tuple[str, str], tuple[float, int]] = {}
+        self._lag_per_replica = lag_per_replica
+        self._before: dict[tuple[str, str], tuple[float, int, int]] = {}
 
     async def again(self) -> list[dict[str, Any]]:
         """One row per consumer group; replay durables only while there is something in them."""
@@ -90,16 +98,27 @@ class _Look:
         except (NatsError, TimeoutError):
             reason = "JetStream does not answer, or this user may not ask for consumer info"
             raise CliError(f"{stream}/{durable}: {reason}", UNAVAILABLE) from None
-        return _as_row(group, state, self._rate(state))
+        wanted = wanted_replicas(state.depth, self._lag_per_replica)
+        return _as_row(group, state, self._rates(state)) | {"wanted_replicas": wanted}
 
-    def _rate(self, state: "ConsumerState") -> float | None:
+    def _rates(self, state: "ConsumerState") -> tuple[float | None, float | None]:
+        """Per second in and out since the last look; what came in is what went out and what the queue grew by."""
         now, key = time.monotonic(), (state.stream, state.durable)
         before = self._before.get(key)
-        self._before[key] = (now, state.acknowledged)
-        return (state.acknowledged - before[1]) / (now - before[0]) if before else None
+        self._before[key] = (now, state.acknowledged, state.depth)
+        if before is None:
+            return None, None
+        seconds, out = now - before[0], state.acknowledged - before[1]
+        return max(0, out + state.depth - before[2]) / seconds, out / seconds
 
 
-def _as_row(group: str, state: "ConsumerState", rate: float | None) -> dict[str, Any]:
+def wanted_replicas(depth: int, lag_per_replica: int) -> int:
+    """As KEDA's HPA computes it from the durable's lag."""
+    return min(MAX_REPLICAS, max(MIN_REPLICAS, -(-depth // lag_per_replica)))
+
+
+def _as_row(group: str, state: "ConsumerState", rates: tuple[float | None, float | None]) -> dict[str, Any]:
+    arrived, acknowledged = rates
     return {
         "group": group,
         "stream": state.stream,
@@ -108,7 +127,8 @@ def _as_row(group: str, state: "ConsumerState", rate: float | None) -> dict[str,
         "waiting": state.pending,
         "in_flight": state.ack_pending,
         "redelivered": state.redelivered,
-        "acknowledged_per_second": None if rate is None else round(rate, 1),
+        "arrived_per_second": None if arrived is None else round(arrived, 1),
+        "acknowledged_per_second": None if acknowledged is None else round(acknowledged, 1),
         "oldest_age_seconds": round(state.oldest_age_seconds(datetime.now(UTC)), 1),
         "pulls": state.pulls,
         "paused": state.paused,
@@ -128,12 +148,13 @@ def _table(rows: list[dict[str, Any]]) -> Any:
 
 def _cells(row: dict[str, Any]) -> tuple[Any, ...]:
     if row["missing"]:
-        return (_label(row), *("-" * 6), "missing: run `billing migrate`")
+        return (_label(row), *("-" * 7), "missing: run `billing migrate`")
     # A consumer that nobody pulls from has no handlers.
-    state = "paused" if row["paused"] else "consumed" if row["pulls"] or row["in_flight"] else "nobody fetches"
-    counts = (f"{row[key]:,}" for key in ("depth", "waiting", "in_flight", "redelivered"))
-    rate = f"{row['acknowledged_per_second'] or 0:,.0f}"
-    return (_label(row), *counts, rate, f"{row['oldest_age_seconds']:,.0f} s", state)
+    state = "PAUSED" if row["paused"] else "consumed" if row["pulls"] or row["in_flight"] else "nobody fetches"
+    counts = (f"{row[key]:,}" for key in ("depth", "in_flight", "redelivered"))
+    rates = (f"{row[key] or 0:,.0f}" for key in ("arrived_per_second", "acknowledged_per_second"))
+    oldest = f"{row['oldest_age_seconds']:,.0f} s"
+    return (_label(row), *counts, *rates, oldest, row["wanted_replicas"], state)
 
 
 def _label(row: dict[str, Any]) -> str:
