@@ -184,7 +184,7 @@ async def test_a_whole_batch_of_bad_input_leaves_every_good_command_applied(rig:
         (b"NATS/1.0\r\nNats-Msg-Id: \xff\xfe\r\n\r\n", Code.MESSAGE_ID_MISSING),
         (b"NATS/1.0\r\nFoo(Bar): 1\r\n\xc3\xbc: 2\r\nNats-Msg-Id: x\r\n\r\n", Code.MESSAGE_ID_MISSING),
         (
-            b"NATS/1.0\r\nBilling-Actor: \x01\x7f\r\nNats-Msg-Id: %s\r\n\r\n" % str(uuid4()).encode(),
+            b"NATS/1.0\r\nBilling-Actor: \x01\x7f\r\nNats-Msg-Id: %s\r\n\r\n" % str(ACCOUNT).encode(),
             Code.MALFORMED_COMMAND,
         ),
     ],
