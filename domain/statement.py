@@ -3,15 +3,17 @@
 Amounts are minor units of `currency`, positive where the party owes. Dates are Gregorian; showing them is the renderer's.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from itertools import accumulate
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from uuid import UUID
 
 from schemas.account import PartyKind
+from schemas.tenant import FiscalCalendar, Locale, StatementProfile, TenantProfile
 
+T = TypeVar("T")
 _BUCKET_LAST_DAYS = (0, 30, 60, 90, 120)  # days past due up to which a bucket reaches; the last one has no end
 
 
@@ -179,6 +181,22 @@ def build(
     )
 
 
+def issuer(tenant: TenantProfile, locale: Locale) -> Issuer:
+    """The tenant as a reader of that language sees it: its lines in that language, else English, else any it has."""
+    profile = tenant.statement or StatementProfile()
+    return Issuer(
+        name=_in_language(profile.names, locale, tenant.name),
+        legal_lines=_in_language(profile.legal_lines, locale, ()),
+        payment_instructions=_in_language(profile.payment_instructions, locale, ()),
+    )
+
+
+def calendar(tenant: TenantProfile) -> FiscalCalendar:
+    """The calendar that a tenant's statements show dates in."""
+    chosen = tenant.statement.calendar if tenant.statement else None
+    return chosen or tenant.fiscal_calendar
+
+
 def aging(invoices: Iterable[OpenInvoice], as_of: date) -> AgingBuckets:
     """What is open by days past due on `as_of`."""
     buckets = [0] * (len(_BUCKET_LAST_DAYS) + 1)
@@ -249,3 +267,7 @@ def _check_invoices(invoices: Sequence[OpenInvoice], closing_minor: int, unappli
         raise StatementMismatch("unapplied credit is never negative")
     if sum(invoice.open_minor for invoice in invoices) - unapplied_credit_minor != closing_minor:
         raise StatementMismatch("the closing balance is not what the open invoices, less unapplied credit, sum to")
+
+
+def _in_language(by_locale: Mapping[Locale, T], locale: Locale, default: T) -> T:
+    return by_locale.get(locale) or by_locale.get("en") or next(iter(by_locale.values()), default)

@@ -15,7 +15,7 @@ ObjectKey = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9!_.
 
 
 class StatementProfile(WireModel):
-    """What a tenant's statements carry, per language of the reader; a language left out gets another's lines.
+    """What a tenant's statements carry, per language of the reader; one left out gets English, else any other.
 
     `names` are the hospital's own name where it differs by language. `logo_object_key` names a PNG or JPEG in the object
     store. `calendar` None: dates are shown in the fiscal calendar.

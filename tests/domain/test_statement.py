@@ -1,5 +1,6 @@
 """A statement adds up: opening + activity = closing = open invoices − unapplied credit, and aging sums to what is open."""
 
+import json
 from dataclasses import replace
 from datetime import date, timedelta
 from uuid import UUID
@@ -7,6 +8,7 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from domain.statement import (
     Addressee,
@@ -19,9 +21,12 @@ from domain.statement import (
     Subject,
     aging,
     build,
+    calendar,
     due,
+    issuer,
 )
 from schemas.base import MAX_AMOUNT_MINOR
+from schemas.tenant import TenantProfile
 
 STARTS_ON, ENDS_ON = date(2026, 11, 1), date(2026, 11, 30)
 DOCUMENT = UUID(int=7)
@@ -67,9 +72,7 @@ POSTINGS = st.lists(
         for sequence, (day, kind, document, amount, is_debit) in enumerate(rows, 1)
     ]
 )
-INVOICES = st.lists(
-    st.builds(invoice, AMOUNTS, st.integers(-400, 400)), max_size=20
-)
+INVOICES = st.lists(st.builds(invoice, AMOUNTS, st.integers(-400, 400)), max_size=20)
 
 
 @given(postings=POSTINGS, invoices=INVOICES, credit=st.integers(0, 5 * MAX_AMOUNT_MINOR))
@@ -181,3 +184,43 @@ def test_rows_that_contradict_each_other_make_no_statement(
 ) -> None:
     with pytest.raises(StatementMismatch, match=says):
         build(SUBJECT, opening_minor=0, postings=postings, open_invoices=invoices, unapplied_credit_minor=credit)
+
+
+def tenant(**other: object) -> TenantProfile:
+    plain = {"tenant_id": "t-1", "name": "Hospital", "region": "local-1", "country_profile": "AFG"}
+    return TenantProfile.model_validate_json(json.dumps({**plain, **other}))
+
+
+def test_a_tenant_that_says_nothing_about_statements_still_has_a_name_and_a_calendar() -> None:
+    assert issuer(tenant(), "ps") == Issuer("Hospital")
+    assert calendar(tenant()) == "gregorian"
+    assert calendar(tenant(fiscal_calendar="solar_hijri")) == "solar_hijri"
+
+
+def test_a_reader_gets_its_own_language_then_english_then_any() -> None:
+    known = tenant(
+        statement={
+            "names": {"fa-AF": "شفاخانه"},
+            "legal_lines": {"ps": ["پښتو"], "en": ["English"]},
+            "payment_instructions": {"ar": ["عربي"], "ps": []},
+            "calendar": "solar_hijri",
+        }
+    )
+    assert issuer(known, "ps") == Issuer("شفاخانه", ("پښتو",), ("عربي",))
+    assert issuer(known, "ar") == Issuer("شفاخانه", ("English",), ("عربي",))
+    assert calendar(known) == "solar_hijri"
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        {"names": {"fr": "Hôpital"}},
+        {"legal_lines": {"en": ["line"] * 9}},
+        {"legal_lines": {"en": ["two\nlines"]}},
+        {"logo_object_key": "../other/logo.png"},
+        {"calendar": "lunar"},
+    ],
+)
+def test_what_no_statement_can_carry_is_refused(statement: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        tenant(statement=statement)
