@@ -23,57 +23,28 @@ Algorithm = Literal["RS256", "ES256", "EdDSA"]
 ALGORITHMS: tuple[Algorithm, ...] = ("RS256", "ES256", "EdDSA")
 _DEFAULT_ALGORITHM: Algorithm = "ES256"
 TENANT_CLAIM = "tenant"
+JWKS_PATH = "/.well-known/jwks.json"
 _START_TIMEOUT_SECONDS = 10
 _RSA_BITS = 2048
 
 
-class Issuer:
-    """Serves `jwks_url` from a thread of its own while started. `fetches` counts how often the keys were asked for.
+class Keys:
+    """An issuer's keys and the tokens signed with them; who serves the public halves is up to the caller.
 
     `rotate()` adds new keys and uses them from then on; the old ones stay published until `retire_old_keys()`.
     """
 
-    def __init__(self, audience: str = "billing") -> None:
-        self.audience = audience
-        self.fetches = 0
+    def __init__(self, issuer: str, audience: str = "billing") -> None:
+        self.issuer, self.audience = issuer, audience
         self._generations: list[dict[Algorithm, RSAKey | ECKey | OKPKey]] = [_generate()]
-        self._socket = socket.create_server(("127.0.0.1", 0))
-        routes = [Route("/.well-known/jwks.json", self._serve_keys)]
-        config = uvicorn.Config(Starlette(routes=routes), log_config=None, access_log=False, lifespan="off")
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._serve, name="sandbox-issuer", daemon=True)
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.stop()
-
-    @property
-    def issuer(self) -> str:
-        return f"http://127.0.0.1:{self._socket.getsockname()[1]}"
 
     @property
     def jwks_url(self) -> str:
-        return f"{self.issuer}/.well-known/jwks.json"
+        return f"{self.issuer}{JWKS_PATH}"
 
     def env(self) -> dict[str, str]:
         """What the shim needs to trust this issuer."""
         return {"JWKS_URL": self.jwks_url, "JWT_ISSUER": self.issuer, "JWT_AUDIENCE": self.audience}
-
-    def start(self) -> Self:
-        self._thread.start()
-        deadline = time.monotonic() + _START_TIMEOUT_SECONDS
-        while not self._server.started:
-            if time.monotonic() > deadline:
-                raise TimeoutError("the sandbox issuer did not start")
-            time.sleep(0.005)
-        return self
-
-    def stop(self) -> None:
-        self._server.should_exit = True
-        self._thread.join(_START_TIMEOUT_SECONDS)
-        self._socket.close()
 
     def mint(
         self,
@@ -100,10 +71,47 @@ class Issuer:
     def retire_old_keys(self) -> None:
         del self._generations[:-1]
 
+    def document(self) -> dict[str, Any]:
+        """The JWKS: the public half of every key that is not retired."""
+        keys = [key.as_dict(private=False) for generation in self._generations for key in generation.values()]
+        return {"keys": keys}
+
+
+class Issuer(Keys):
+    """Serves `jwks_url` from a thread of its own while started. `fetches` counts how often the keys were asked for."""
+
+    def __init__(self, audience: str = "billing") -> None:
+        self.fetches = 0
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        super().__init__(f"http://127.0.0.1:{self._socket.getsockname()[1]}", audience)
+        routes = [Route(JWKS_PATH, self._serve_keys)]
+        config = uvicorn.Config(Starlette(routes=routes), log_config=None, access_log=False, lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._serve, name="sandbox-issuer", daemon=True)
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.stop()
+
+    def start(self) -> Self:
+        self._thread.start()
+        deadline = time.monotonic() + _START_TIMEOUT_SECONDS
+        while not self._server.started:
+            if time.monotonic() > deadline:
+                raise TimeoutError("the sandbox issuer did not start")
+            time.sleep(0.005)
+        return self
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(_START_TIMEOUT_SECONDS)
+        self._socket.close()
+
     async def _serve_keys(self, request: Request) -> JSONResponse:
         self.fetches += 1
-        keys = [key.as_dict(private=False) for generation in self._generations for key in generation.values()]
-        return JSONResponse({"keys": keys})
+        return JSONResponse(self.document())
 
     def _serve(self) -> None:
         self._server.run(sockets=[self._socket])

@@ -1,0 +1,42 @@
+"""The certificates of a sandbox: made when it starts, rotated on request. Files in one directory:
+
+ca.crt                    what both sides trust
+server.crt, server.key    the services'
+client.crt, client.key    the billing service's: NEIGHBOUR_TLS_CERT_FILE and NEIGHBOUR_TLS_KEY_FILE
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from tools.sandbox.certificates import Authority, WrittenPair
+from tools.sandbox.listener import HOST, ServerTls
+
+
+class Serials(NamedTuple):
+    """Serial numbers in upper-case hexadecimal."""
+
+    server: str
+    client: str
+
+
+class CertificateStore:
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self._authority = Authority.create("billing sandbox CA")
+        self.ca = self._authority.write(directory / "ca.crt")
+        self.server: WrittenPair
+        self.client: WrittenPair
+        self.serials = self._issue()
+        self.server_tls = ServerTls(ca=self.ca, certificate=self.server.certificate, key=self.server.key)
+
+    def rotate(self) -> Serials:
+        """New leaves of the same CA for both sides, in the same files; the services use theirs from the next connection on."""
+        self.serials = self._issue()
+        self.server_tls.reload(*self.server)
+        return self.serials
+
+    def _issue(self) -> Serials:
+        server = self._authority.issue("sandbox", hosts=(HOST, "localhost"))
+        client = self._authority.issue("billing")
+        self.server, self.client = server.write(self.directory / "server"), client.write(self.directory / "client")
+        return Serials(server.serial, client.serial)
