@@ -64,7 +64,7 @@ down: setup  ## Stop what `make up` started in another terminal
 
 .PHONY: bench
 bench: setup  ## Measure payments per second and latency; writes docs/benchmarks.*
-	$(BIN)/billing bench $(ARGS)
+	$(BIN)/billing bench --output docs $(ARGS)
 
 .PHONY: docs
 docs: setup  ## Write OpenAPI, AsyncAPI and JSON Schemas into docs/

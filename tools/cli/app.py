@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from tools.bench import command as bench
-from tools.cli import dev, dlq, docs, ledger, migrate, publish, queues, replay, roles
+from tools.cli import demo, dev, dlq, docs, import_fhir, ledger, migrate, publish, queues, replay, roles
 
 HELP = """Billing mesh: commands in on NATS, double-entry books in PostgreSQL, events out on NATS.
 
@@ -44,7 +44,9 @@ app.command(rich_help_panel="Clients")(publish.publish)
 app.command(rich_help_panel="Clients")(publish.query)
 app.command(rich_help_panel="Operations")(queues.queues)
 app.add_typer(ledger.app, name="ledger", rich_help_panel="Operations")
+app.add_typer(import_fhir.app, name="import", rich_help_panel="Operations")
 app.add_typer(replay.app, name="replay", rich_help_panel="Operations")
 app.add_typer(dlq.app, name="dlq", rich_help_panel="Operations")
+app.command(rich_help_panel="On this machine")(demo.demo)
 app.command(rich_help_panel="On this machine")(docs.docs)
 app.command(rich_help_panel="On this machine")(bench.bench)

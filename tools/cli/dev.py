@@ -123,7 +123,8 @@ def env(
     ] = "operator",
     name: Name = "dev",
 ) -> None:
-    """Print the environment with which `billing publish`, `query`, `queues`, `ledger` reach the running stack.
+    """Print the environment with which `billing publish`, `query`, `queues`, `ledger` reach the running stack, and
+    BILLING_URL, where its HTTP shim listens.
 
     Example: eval "$(billing dev env)"
 
@@ -133,7 +134,8 @@ def env(
 
     from tools.cli.dev_state import read_state
 
-    for key, value in read_state(name)["env"][role].items():
+    state = read_state(name)
+    for key, value in {"BILLING_URL": state["http_url"], **state["env"][role]}.items():
         print(f"export {key}={shlex.quote(value)}")
 
 

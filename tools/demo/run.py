@@ -37,8 +37,8 @@ def run(*, as_json: bool = False) -> tuple[bool, dict[str, Any]]:
             mesh.add_tenant(profile)
         started = time.monotonic()
         console.print(
-            f"The mesh runs: NATS JetStream, PostgreSQL 16, handlers, worker and HTTP shim as processes of their own "
-            f"({started - began:.1f} s).\nThree hospitals live a day, half over NATS, half over HTTP with JWTs.\n"
+            f"The mesh was started in {started - began:.1f} s: NATS JetStream, PostgreSQL 16, handlers, worker, HTTP shim.\n"
+            "Three hospitals live a day, half over NATS, half over HTTP with JWTs.\n"
         )
         hospitals, all_books, held = asyncio.run(_day(mesh, [profile.tenant_id for profile in profiles]))
         if not as_json:
