@@ -112,6 +112,7 @@ ExistingFile = Annotated[Path, AfterValidator(_existing_file)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
+Interval = Annotated[float, Field(gt=0, le=31 * 86_400)]  # seconds
 
 _POSTGRES_EXAMPLE = "postgresql://billing_app:PASSWORD@db.internal:5432/billing"
 
@@ -209,12 +210,23 @@ class HandlersSettings(Settings):
 
 
 class WorkerSettings(Settings):
-    """The outbox relay."""
+    """The outbox relay, the jobs and the schedules."""
 
     relay_shards: int = Field(default=2, ge=1, le=64)
     relay_batch_size: int = Field(default=500, ge=1, le=1_000)  # nats-server refuses larger atomic batches
     relay_poll_min_seconds: Seconds = 0.005
     relay_poll_max_seconds: Seconds = 0.1
+    job_concurrency: int = Field(default=2, ge=1, le=64)  # chunks of statements in hand: one is read while one renders
+    render_threads: int | None = Field(default=None, ge=1, le=256)  # one per core without
+    job_max_deliveries: int = Field(default=8, ge=1, le=1_000)  # with the delay below, about two minutes of tries
+    job_retry_first_seconds: Seconds = 1.0
+    overdue_interval_seconds: Interval = 900
+    verify_interval_seconds: Interval = 300  # entries that are new, and sums that need no scan of the ledger
+    verify_full_interval_seconds: Interval = 86_400
+    inbox_cleanup_interval_seconds: Interval = 86_400
+    # Above everything that may deliver a command again: 14 days of the command stream, 90 of dead letters. The database keeps
+    # 91 days whatever is asked for (migration 0005).
+    inbox_retention_days: int = Field(default=180, ge=91, le=36_500)
 
 
 class NeighbourSettings(Settings):
@@ -257,6 +269,12 @@ S = TypeVar("S", bound=Settings)
 def load(settings_class: type[S]) -> S:
     """Read `settings_class` from the environment, or raise `SettingsError` naming every bad variable."""
     return _load(settings_class)
+
+
+def load_objects() -> ObjectStoreSettings | None:
+    """The object store's settings, or None where no bucket is named: the role then goes without."""
+    named = os.environ.get("OBJECT_STORE_BUCKET") or os.environ.get(f"OBJECT_STORE_BUCKET{FILE_SUFFIX}")
+    return _load(ObjectStoreSettings) if named else None
 
 
 def check(*settings_classes: type[Settings]) -> None:

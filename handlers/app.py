@@ -18,13 +18,21 @@ from adapters.nats.topology import COMMANDS_STREAM, REPLAY_STREAM, durable, dura
 from adapters.neighbours.ports import TenantDirectory, Terminology
 from adapters.neighbours.static import StaticNeighbours
 from adapters.postgres.database import Database
-from adapters.settings import DatabaseSettings, HandlersSettings, NatsSettings, RuntimeSettings, SettingsError
+from adapters.settings import (
+    DatabaseSettings,
+    HandlersSettings,
+    NatsSettings,
+    ObjectStoreSettings,
+    RuntimeSettings,
+    SettingsError,
+)
 from adapters.telemetry.probes import probes
 from domain.admission import admission
 from handlers.answers import Answers
 from handlers.pipeline import Pipeline
 from handlers.prepare import Preparation
 from handlers.queries import Queries, register
+from handlers.store_keeper import StoreKeeper
 from handlers.suspects import Quarantine, Suspects
 from handlers.turns import Turns
 from handlers.watchdog import Watchdog, report_depth
@@ -42,6 +50,7 @@ class HandlersConfig(NamedTuple):
     database: DatabaseSettings
     nats: NatsSettings
     handlers: HandlersSettings
+    objects: ObjectStoreSettings | None = None
 
     @property
     def groups(self) -> tuple[str, ...]:
@@ -122,7 +131,10 @@ async def _start(
     replica = None
     if config.database.database_read_url is not None:
         replica = await resources.enter_async_context(_database(config.database, config.database.database_read_url))
-    register(broker, Queries(database, replica, _profile(directory, config.runtime.region)))
+    presign = None
+    if config.objects is not None:
+        presign = (await resources.enter_async_context(StoreKeeper.keeping(config.objects))).presign
+    register(broker, Queries(database, replica, _profile(directory, config.runtime.region), presign=presign))
     await broker.start()
     for watchdog, subscriber in zip(watchdogs, subscribers, strict=True):
         watchdog.fetch = fetch.install(subscriber, connection, durable=watchdog.durable)

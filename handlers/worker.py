@@ -1,29 +1,44 @@
-"""The `worker` role: the outbox relay, until asked to stop."""
+"""The `worker` role: the outbox relay and the jobs, until asked to stop."""
 
 import asyncio
+import os
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import NamedTuple
 
 import structlog
+from nats.aio.client import Client
 
 from adapters.nats.connection import connect
-from adapters.settings import DatabaseSettings, NatsSettings, RuntimeSettings, WorkerSettings
-from adapters.telemetry.probes import probes
+from adapters.nats.topology import JOB_QUEUES
+from adapters.postgres.database import Database
+from adapters.settings import DatabaseSettings, NatsSettings, ObjectStoreSettings, RuntimeSettings, WorkerSettings
+from adapters.telemetry.probes import Check, probes
+from handlers.app import neighbours
+from handlers.jobs import JobQueue, JobRunner, RetryPolicy
 from handlers.relay import run_relay
+from handlers.reporting import Reporter
+from handlers.statement_items import StatementItems
+from handlers.statement_run import RunSource
+from handlers.statement_split import StatementSplit
+from handlers.store_keeper import StoreKeeper
 
 log = structlog.get_logger()
 
 
 class WorkerConfig(NamedTuple):
-    """The settings the role reads."""
+    """The settings the role reads. Without `objects` it runs no jobs: they all write files."""
 
     runtime: RuntimeSettings
     database: DatabaseSettings
     nats: NatsSettings
     worker: WorkerSettings
+    objects: ObjectStoreSettings | None = None
 
 
 async def run_worker(config: WorkerConfig, stop: asyncio.Event) -> bool:
-    """Relays until `stop` is set. Returns False where NATS closed the connection for good."""
+    """Relays and works until `stop` is set. Returns False where NATS closed the connection for good."""
     closed_by_server = asyncio.Event()
 
     async def on_closed() -> None:
@@ -34,25 +49,78 @@ async def run_worker(config: WorkerConfig, stop: asyncio.Event) -> bool:
     connection = await connect(
         config.nats.servers, creds=config.nats.nats_creds, name="billing-worker", on_closed=on_closed
     )
-    dsn = config.database.database_relay_url or config.database.database_url
     try:
-        async with probes(
-            config.runtime.metrics_port,
-            host=config.runtime.metrics_host,
-            readiness={"nats": lambda: None if connection.is_connected else "not connected"},
-        ):
-            log.info("worker_started", shard_groups=config.worker.relay_shards)
-            await run_relay(
-                dsn=dsn.get_secret_value(),
-                nats_connection=connection,
-                stop=stop,
-                groups=config.worker.relay_shards,
-                batch_size=config.worker.relay_batch_size,
-                poll_min_seconds=config.worker.relay_poll_min_seconds,
-                poll_max_seconds=config.worker.relay_poll_max_seconds,
+        async with AsyncExitStack() as resources:
+            runner, queues = await _jobs(config, connection, resources)
+            liveness: dict[str, Check] = {"jobs": runner.check} if queues else {}
+            await resources.enter_async_context(
+                probes(
+                    config.runtime.metrics_port,
+                    host=config.runtime.metrics_host,
+                    liveness=liveness,
+                    readiness={"nats": lambda: None if connection.is_connected else "not connected"},
+                )
             )
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_relay(config, connection, stop))
+                if queues:
+                    tasks.create_task(runner.run(queues, stop))
+                log.info("worker_started", shard_groups=config.worker.relay_shards, queues=[q.durable for q in queues])
     finally:
         stop.set()
         await connection.close()
     log.info("worker_stopped")
     return not closed_by_server.is_set()
+
+
+async def _relay(config: WorkerConfig, connection: Client, stop: asyncio.Event) -> None:
+    dsn = config.database.database_relay_url or config.database.database_url
+    await run_relay(
+        dsn=dsn.get_secret_value(),
+        nats_connection=connection,
+        stop=stop,
+        groups=config.worker.relay_shards,
+        batch_size=config.worker.relay_batch_size,
+        poll_min_seconds=config.worker.relay_poll_min_seconds,
+        poll_max_seconds=config.worker.relay_poll_max_seconds,
+    )
+
+
+async def _jobs(
+    config: WorkerConfig, connection: Client, resources: AsyncExitStack
+) -> tuple[JobRunner, list[JobQueue]]:
+    """The queues this worker consumes, with what they need open for as long as `resources`."""
+    reporter = await resources.enter_async_context(Reporter.on(connection))
+    retry = RetryPolicy(config.worker.job_max_deliveries, config.worker.job_retry_first_seconds)
+    runner = JobRunner(connection, reporter, retry=retry)
+    if config.objects is None:
+        log.warning("jobs_not_run", queues=list(JOB_QUEUES), reason="OBJECT_STORE_BUCKET is not set")
+        return runner, []
+    keeper = await resources.enter_async_context(StoreKeeper.keeping(config.objects))
+    database = await resources.enter_async_context(_read_database(config.database))
+    directory, _ = neighbours(config.runtime)
+    source = RunSource(database, directory, config.runtime.region)
+    threads = config.worker.render_threads or os.cpu_count() or 1
+    renderers = resources.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="render"))
+    split = StatementSplit(connection, reporter, source)
+    items = StatementItems(reporter, source, lambda: keeper.store, renderers, region=config.runtime.region)
+    return runner, [
+        JobQueue("statements", split.handle),
+        JobQueue("statements-items", items.handle, config.worker.job_concurrency),
+    ]
+
+
+@asynccontextmanager
+async def _read_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
+    """Workers only read; they write through commands (docs/decisions/0010)."""
+    database = Database(
+        (settings.database_read_url or settings.database_url).get_secret_value(),
+        application_name="billing-worker",
+        pool_size=settings.database_pool_size,
+        checkout_timeout_seconds=settings.database_pool_timeout_seconds,
+        statement_timeout_ms=int(settings.database_statement_timeout_seconds * 1000),
+    )
+    try:
+        yield database
+    finally:
+        await database.close()

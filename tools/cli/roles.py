@@ -42,6 +42,7 @@ def handlers(
         TelemetrySettings,
         check,
         load,
+        load_objects,
     )
     from handlers.app import HandlersConfig, run_handlers
     from tools.cli.run_role import run_role
@@ -49,14 +50,17 @@ def handlers(
     if groups is not None:
         os.environ["HANDLER_GROUPS"] = groups
     check(RuntimeSettings, TelemetrySettings, DatabaseSettings, NatsSettings, HandlersSettings)
-    config = HandlersConfig(load(RuntimeSettings), load(DatabaseSettings), load(NatsSettings), load(HandlersSettings))
+    config = HandlersConfig(
+        load(RuntimeSettings), load(DatabaseSettings), load(NatsSettings), load(HandlersSettings), load_objects()
+    )
     _ = config.groups  # an unknown group is found before anything connects
     role = lambda stop: run_handlers(config, stop)  # noqa: E731
     raise typer.Exit(run_role("handlers", role, runtime=config.runtime, settings=load(TelemetrySettings)))
 
 
 def worker() -> None:
-    """The outbox relay. WORKER=true selects it too, as plain `billing` or `billing api`."""
+    """The outbox relay, and the jobs where OBJECT_STORE_BUCKET is set. WORKER=true selects it too, as plain `billing` or
+    `billing api`."""
     from adapters.settings import (
         DatabaseSettings,
         NatsSettings,
@@ -65,12 +69,15 @@ def worker() -> None:
         WorkerSettings,
         check,
         load,
+        load_objects,
     )
     from handlers.worker import WorkerConfig, run_worker
     from tools.cli.run_role import run_role
 
     check(RuntimeSettings, TelemetrySettings, DatabaseSettings, NatsSettings, WorkerSettings)
-    config = WorkerConfig(load(RuntimeSettings), load(DatabaseSettings), load(NatsSettings), load(WorkerSettings))
+    config = WorkerConfig(
+        load(RuntimeSettings), load(DatabaseSettings), load(NatsSettings), load(WorkerSettings), load_objects()
+    )
     role = lambda stop: run_worker(config, stop)  # noqa: E731
     raise typer.Exit(run_role("worker", role, runtime=config.runtime, settings=load(TelemetrySettings)))
 

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from sqlalchemy import ColumnElement, Table, bindparam
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-# A short-lived link to an object by its key. Computed, not asked for: it is called inside a transaction.
-Presign = Callable[[str], Awaitable[str]]
+# A short-lived link to an object by its key, or None. Computed, not asked for: it is called inside a transaction.
+Presign = Callable[[str], Awaitable[str | None]]
 
 
 class Asking(NamedTuple):

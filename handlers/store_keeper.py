@@ -1,0 +1,73 @@
+"""An object store that a role holds without depending on it: opened in the background, for as long as it takes.
+
+A bucket that is away when the process starts must not keep the relay or the queries from starting.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Self
+
+import structlog
+
+from adapters.objects.errors import ObjectStoreError, ObjectStoreUnavailable
+from adapters.objects.store import ObjectStore
+from adapters.settings import ObjectStoreSettings
+
+log = structlog.get_logger()
+
+OPEN_BACK_OFF_SECONDS = (0.5, 15.0)
+LINK_SECONDS = 900  # long enough to open a document that a person asked for, short enough to be worthless when it leaks
+
+
+class StoreKeeper:
+    """Made by `keeping`."""
+
+    def __init__(self) -> None:
+        self._store: ObjectStore | None = None
+        self._failure: ObjectStoreError = ObjectStoreUnavailable("not opened yet")
+        self._closing = asyncio.Event()
+
+    @classmethod
+    @asynccontextmanager
+    async def keeping(cls, settings: ObjectStoreSettings) -> AsyncIterator[Self]:
+        """Opens and, at the end of the block, closes. Raises nothing: `store` says what is wrong."""
+        keeper = cls()
+        task = asyncio.create_task(keeper._keep(settings))
+        try:
+            yield keeper
+        finally:
+            keeper._closing.set()
+            await task
+
+    @property
+    def store(self) -> ObjectStore:
+        """Raises the last ObjectStoreError where it could not be opened yet."""
+        if self._store is None:
+            raise type(self._failure)(str(self._failure))
+        return self._store
+
+    async def presign(self, key: str) -> str | None:
+        """A link of LINK_SECONDS, or None while the store is not open. Asks nobody."""
+        try:
+            return await self.store.presigned_get(key, LINK_SECONDS)
+        except ObjectStoreError as error:
+            log.warning("link_not_made", code=error.code)
+            return None
+
+    async def _keep(self, settings: ObjectStoreSettings) -> None:
+        back_off, longest = OPEN_BACK_OFF_SECONDS
+        while not self._closing.is_set():
+            try:
+                async with ObjectStore.open(settings) as store:
+                    self._store = store
+                    log.info("object_store_opened", bucket=settings.object_store_bucket)
+                    await self._closing.wait()
+                    self._store = None
+            except ObjectStoreError as error:
+                self._failure = error
+                log.warning("object_store_not_opened", code=error.code, detail=str(error))
+            with suppress(TimeoutError):
+                async with asyncio.timeout(back_off):
+                    await self._closing.wait()
+            back_off = min(2 * back_off, longest)
