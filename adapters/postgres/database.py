@@ -25,8 +25,9 @@ Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 POOL_SIZE = 20
 CHECKOUT_TIMEOUT_SECONDS = 5.0
 CONNECT_TIMEOUT_SECONDS = 5.0
-# A batch holds its tenant's lock for tens of milliseconds; whoever waits this long is behind something stuck.
-LOCK_TIMEOUT_MS = 10_000
+# A batch holds its tenant's lock for tens of milliseconds, and 8 replicas may queue for it: whoever waits this long is behind
+# something stuck, and the rest of its consumer group's batch waits with it.
+LOCK_TIMEOUT_MS = 2_000
 STATEMENT_TIMEOUT_MS = 30_000
 # A process that stopped between two statements of a batch would hold its tenant's lock for ever.
 IDLE_IN_TRANSACTION_TIMEOUT_MS = 15_000

@@ -78,15 +78,16 @@ def _logger_name(_logger: WrappedLogger, _method: str, event: EventDict) -> Even
 
 
 def _exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """Type, first line and places of an exception. Later lines are where drivers print parameters and row values."""
+    """Type and places of an exception, the SQLSTATE where it has one, and the system's own words for an OSError. Any other
+    text may quote what was being worked on, which may be a patient's."""
     given = event.pop("exc_info", None)
     error = sys.exc_info()[1] if given is True else given[1] if isinstance(given, tuple) else given
     if isinstance(error, BaseException):
-        first_line = (str(error).splitlines() or [""])[0]
         frames = traceback.extract_tb(error.__traceback__)[-MAX_FRAMES:]
         event["exception"] = {
             "type": f"{type(error).__module__}.{type(error).__qualname__}",
-            "text": first_line,
+            "sqlstate": getattr(error, "sqlstate", None),
+            "text": error.strerror if isinstance(error, OSError) else None,
             "at": [f"{_place(frame.filename)}:{frame.lineno} {frame.name}" for frame in frames],
         }
     return event

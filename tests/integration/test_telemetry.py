@@ -81,6 +81,16 @@ def test_an_exception_shows_the_place_and_no_input(lines: io.StringIO) -> None:
     assert "Zmarai" not in lines.getvalue()
 
 
+def test_the_text_of_an_exception_stays_out(lines: io.StringIO) -> None:
+    """`int("Zmarai")` quotes its input on the first line of its message."""
+    try:
+        int("Zmarai of Herat")
+    except ValueError:
+        structlog.get_logger().exception("broken")
+    assert _last(lines)["exception"]["text"] is None
+    assert "Zmarai" not in lines.getvalue()
+
+
 async def test_probes_tell_dead_from_unready() -> None:
     state: dict[str, str | None] = {"fetch": None, "nats": "not connected"}
 
