@@ -5,7 +5,21 @@ from typing import Annotated
 import typer
 
 from tools.bench import command as bench
-from tools.cli import demo, dev, dlq, docs, import_fhir, ledger, migrate, publish, queues, replay, roles
+from tools.cli import (
+    demo,
+    dev,
+    dlq,
+    docs,
+    import_fhir,
+    jobs,
+    ledger,
+    migrate,
+    publish,
+    queues,
+    replay,
+    roles,
+    statements,
+)
 
 HELP = """Billing mesh: commands in on NATS, double-entry books in PostgreSQL, events out on NATS.
 
@@ -44,6 +58,8 @@ app.command(rich_help_panel="Clients")(publish.publish)
 app.command(rich_help_panel="Clients")(publish.query)
 app.command(rich_help_panel="Operations")(queues.queues)
 app.add_typer(ledger.app, name="ledger", rich_help_panel="Operations")
+app.add_typer(statements.app, name="statements", rich_help_panel="Operations")
+app.add_typer(jobs.app, name="jobs", rich_help_panel="Operations")
 app.add_typer(import_fhir.app, name="import", rich_help_panel="Operations")
 app.add_typer(replay.app, name="replay", rich_help_panel="Operations")
 app.add_typer(dlq.app, name="dlq", rich_help_panel="Operations")
