@@ -1,10 +1,11 @@
-"""The `worker` role: the outbox relay and the jobs, until asked to stop."""
+"""The `worker` role: the outbox relay, the jobs and the schedules, until asked to stop."""
 
 import asyncio
 import os
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from typing import NamedTuple
 
 import structlog
@@ -16,9 +17,11 @@ from adapters.postgres.database import Database
 from adapters.settings import DatabaseSettings, NatsSettings, ObjectStoreSettings, RuntimeSettings, WorkerSettings
 from adapters.telemetry.probes import Check, probes
 from handlers.app import neighbours
+from handlers.gl_export import GlExporter
 from handlers.jobs import JobQueue, JobRunner, RetryPolicy
 from handlers.relay import run_relay
 from handlers.reporting import Reporter
+from handlers.schedules import Intervals, Scheduler
 from handlers.statement_items import StatementItems
 from handlers.statement_run import RunSource
 from handlers.statement_split import StatementSplit
@@ -51,7 +54,10 @@ async def run_worker(config: WorkerConfig, stop: asyncio.Event) -> bool:
     )
     try:
         async with AsyncExitStack() as resources:
-            runner, queues = await _jobs(config, connection, resources)
+            database = await resources.enter_async_context(_read_database(config.database))
+            reporter = await resources.enter_async_context(Reporter.on(connection))
+            runner, queues = await _jobs(config, connection, database, reporter, resources)
+            scheduler = _scheduler(config, database, reporter)
             liveness: dict[str, Check] = {"jobs": runner.check} if queues else {}
             await resources.enter_async_context(
                 probes(
@@ -63,6 +69,7 @@ async def run_worker(config: WorkerConfig, stop: asyncio.Event) -> bool:
             )
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(_relay(config, connection, stop))
+                tasks.create_task(scheduler.run(stop))
                 if queues:
                     tasks.create_task(runner.run(queues, stop))
                 log.info("worker_started", shard_groups=config.worker.relay_shards, queues=[q.durable for q in queues])
@@ -86,26 +93,44 @@ async def _relay(config: WorkerConfig, connection: Client, stop: asyncio.Event) 
     )
 
 
+def _scheduler(config: WorkerConfig, database: Database, reporter: Reporter) -> Scheduler:
+    given, dsn = config.worker, config.database.database_relay_url or config.database.database_url
+    directory = neighbours(config.runtime)[0]
+    return Scheduler(
+        dsn=dsn.get_secret_value(),
+        database=database,
+        directory=directory,
+        reporter=reporter,
+        intervals=Intervals(
+            overdue=timedelta(seconds=given.overdue_interval_seconds),
+            verify=timedelta(seconds=given.verify_interval_seconds),
+            verify_full=timedelta(seconds=given.verify_full_interval_seconds),
+            inbox_cleanup=timedelta(seconds=given.inbox_cleanup_interval_seconds),
+            inbox_retention=timedelta(days=given.inbox_retention_days),
+        ),
+    )
+
+
 async def _jobs(
-    config: WorkerConfig, connection: Client, resources: AsyncExitStack
+    config: WorkerConfig, connection: Client, database: Database, reporter: Reporter, resources: AsyncExitStack
 ) -> tuple[JobRunner, list[JobQueue]]:
     """The queues this worker consumes, with what they need open for as long as `resources`."""
-    reporter = await resources.enter_async_context(Reporter.on(connection))
     retry = RetryPolicy(config.worker.job_max_deliveries, config.worker.job_retry_first_seconds)
     runner = JobRunner(connection, reporter, retry=retry)
     if config.objects is None:
         log.warning("jobs_not_run", queues=list(JOB_QUEUES), reason="OBJECT_STORE_BUCKET is not set")
         return runner, []
     keeper = await resources.enter_async_context(StoreKeeper.keeping(config.objects))
-    database = await resources.enter_async_context(_read_database(config.database))
-    directory, _ = neighbours(config.runtime)
+    directory = neighbours(config.runtime)[0]
     source = RunSource(database, directory, config.runtime.region)
     threads = config.worker.render_threads or os.cpu_count() or 1
     renderers = resources.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="render"))
+    exports = GlExporter(database, lambda: keeper.store, reporter, config.runtime.region)
     split = StatementSplit(connection, reporter, source)
     items = StatementItems(reporter, source, lambda: keeper.store, renderers, region=config.runtime.region)
     return runner, [
         JobQueue("statements", split.handle),
+        JobQueue("gl-export", exports.handle),
         JobQueue("statements-items", items.handle, config.worker.job_concurrency),
     ]
 

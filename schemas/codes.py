@@ -73,6 +73,7 @@ class Code(StrEnum):
     JOB_FINISHED = "job_finished"
     ALREADY_EXPORTED = "already_exported"
     GL_MAPPING_MISSING = "gl_mapping_missing"
+    LEDGER_DAMAGED = "ledger_damaged"
     CIRCUIT_OPEN = "circuit_open"
 
     CURRENCY_MISMATCH = "currency_mismatch"
@@ -145,6 +146,7 @@ MEANINGS: dict[Code, Meaning] = {
     Code.JOB_FINISHED: Meaning(_T, False, 409, "the job has ended"),
     Code.ALREADY_EXPORTED: Meaning(_T, False, 409, "the range was exported before; say so with again"),
     Code.GL_MAPPING_MISSING: Meaning(_T, False, 409, "ledger accounts have no GL code yet"),
+    Code.LEDGER_DAMAGED: Meaning(_T, False, 409, "the ledger is not what was recorded; nothing is exported from it"),
     Code.CIRCUIT_OPEN: Meaning(_T, True, 503, "the payment gateway is not answering"),
     Code.CURRENCY_MISMATCH: Meaning(_M, False, 422, "the currency is not the account's"),
     Code.ALLOCATION_EXCEEDS_OPEN_AMOUNT: Meaning(_M, False, 422, "more than what is open on the invoice"),

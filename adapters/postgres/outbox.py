@@ -15,7 +15,7 @@ import asyncpg
 LOCK_SPACE = 0x62696C6C
 # A host that vanishes without closing its connection keeps its locks until the server's keepalive gives it up: 5 + 3
 # × 2 s.
-_KEEPALIVES = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
+KEEPALIVES = {"tcp_keepalives_idle": "5", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
 # Counting stops here for each shard and stream: a gauge that says "160,000 or more" is as alarming as the exact figure.
 BACKLOG_COUNT_LIMIT = 10_000
 
@@ -94,7 +94,7 @@ class OutboxSession:
             dsn.replace("postgresql+asyncpg://", "postgresql://", 1),
             timeout=timeout_seconds,
             command_timeout=timeout_seconds,
-            server_settings={"application_name": "billing-relay", **_KEEPALIVES},
+            server_settings={"application_name": "billing-relay", **KEEPALIVES},
         )
         return cls(connection, shards)
 

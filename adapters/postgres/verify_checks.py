@@ -250,12 +250,15 @@ _SEQUENCES = (
     ),
     Check(
         "command_sequence",
-        "stored outcomes are numbered 1 to the book's command sequence",
+        # The inbox's clean-up takes away the oldest, always from the front.
+        "stored outcomes are numbered without a gap up to the book's command sequence",
         """
         WITH placed AS (
-            SELECT sequence, row_number() OVER (ORDER BY sequence) AS place FROM inbox WHERE tenant_id = :tenant),
+            SELECT sequence, row_number() OVER (ORDER BY sequence) + min(sequence) OVER () - 1 AS place
+            FROM inbox WHERE tenant_id = :tenant),
         counted AS (
-            SELECT count(*) AS outcomes, min(place) FILTER (WHERE place <> sequence) AS first_gap FROM placed),
+            SELECT count(*) + coalesce(min(sequence) - 1, 0) AS outcomes,
+                   min(place) FILTER (WHERE place <> sequence) AS first_gap FROM placed),
         book AS (
             SELECT coalesce(max(command_sequence), 0) AS command_sequence FROM tenant_book WHERE tenant_id = :tenant)
         SELECT 'inbox' AS subject,

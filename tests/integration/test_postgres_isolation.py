@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import asyncpg
 import pytest
 
+from adapters.postgres import tables
 from adapters.postgres.codecs import MAPPINGS
 from adapters.postgres.database import Connection, Database, WrongTenant
 from adapters.postgres.load import load
@@ -205,13 +206,17 @@ async def test_the_reader_writes_nothing(populated: ModuleDatabase, table: str) 
             await connection.execute(f"INSERT INTO {table} DEFAULT VALUES")
 
 
-async def test_the_relay_sees_the_outbox_of_everybody_and_nothing_else(populated: ModuleDatabase) -> None:
+async def test_the_relay_sees_the_outbox_and_the_ids_of_everybody_and_nothing_else(populated: ModuleDatabase) -> None:
     async with session(populated, "billing_relay", None) as connection:
         assert [row["tenant_id"] for row in await connection.fetch("SELECT tenant_id FROM outbox")] == [VICTIM]
         for table in TABLE_NAMES:
-            if table != "outbox":
+            if table not in ("outbox", "tenant_book"):
                 with pytest.raises(REFUSED):
                     await connection.fetch(f"SELECT 1 FROM {table}")
+        columns = [column.name for column in tables.tenant_book.columns if column.name != "tenant_id"]
+        for column in columns:
+            with pytest.raises(REFUSED):
+                await connection.fetch(f"SELECT {column} FROM tenant_book")
         with pytest.raises(REFUSED):
             await connection.execute("UPDATE outbox SET body = ''")
         with pytest.raises(REFUSED):

@@ -127,7 +127,7 @@ def test_every_table_forces_row_level_security_with_the_same_policy(
     assert {tuple(row)[1:] for row in policies} == {("PERMISSIVE", "{public}", "ALL", POLICY, POLICY)}
 
 
-def test_the_only_other_policies_are_the_relays_on_the_outbox(database: Database) -> None:
+def test_the_only_other_policies_are_the_relays_on_the_outbox_and_on_who_the_tenants_are(database: Database) -> None:
     rows = fetch(
         database.dsn("billing_owner"),
         "SELECT tablename, roles::text[] AS roles, cmd FROM pg_policies WHERE policyname <> 'tenant'",
@@ -135,6 +135,7 @@ def test_the_only_other_policies_are_the_relays_on_the_outbox(database: Database
     assert sorted((row["tablename"], tuple(row["roles"]), row["cmd"]) for row in rows) == [
         ("outbox", ("billing_relay",), "DELETE"),
         ("outbox", ("billing_relay",), "SELECT"),
+        ("tenant_book", ("billing_relay",), "SELECT"),
     ]
 
 

@@ -10,6 +10,7 @@ from tools.cli import (
     dev,
     dlq,
     docs,
+    gl,
     import_fhir,
     jobs,
     ledger,
@@ -59,6 +60,7 @@ app.command(rich_help_panel="Clients")(publish.query)
 app.command(rich_help_panel="Operations")(queues.queues)
 app.add_typer(ledger.app, name="ledger", rich_help_panel="Operations")
 app.add_typer(statements.app, name="statements", rich_help_panel="Operations")
+app.add_typer(gl.app, name="gl", rich_help_panel="Operations")
 app.add_typer(jobs.app, name="jobs", rich_help_panel="Operations")
 app.add_typer(import_fhir.app, name="import", rich_help_panel="Operations")
 app.add_typer(replay.app, name="replay", rich_help_panel="Operations")
