@@ -230,12 +230,20 @@ class WorkerSettings(Settings):
 
 
 class NeighbourSettings(Settings):
-    """The services whose answers a command may depend on."""
+    """The services whose answers a command may depend on, and how to prove to them who we are (mTLS)."""
 
     tenant_service_url: HttpUrl = Field(examples=["https://tenant-service.internal"])
     terminology_service_url: HttpUrl = Field(examples=["https://terminology-service.internal"])
     fhir_gateway_url: HttpUrl = Field(examples=["https://interop-service.internal"])
     ai_gateway_url: HttpUrl | None = Field(default=None, examples=["https://ai-gateway-service.internal"])
+    neighbour_tls_ca_file: ExistingFile | None = None
+    neighbour_tls_cert_file: ExistingFile | None = None
+    neighbour_tls_key_file: ExistingFile | None = None
+    neighbour_timeout_seconds: Seconds = 2
+    neighbour_concurrency: int = Field(default=16, ge=1, le=256)
+    tenant_cache_seconds: Seconds = 30
+    tenant_stale_seconds: Seconds = 300
+    terminology_cache_seconds: Seconds = 600
 
 
 class ObjectStoreSettings(Settings):

@@ -85,7 +85,7 @@ class ReloadingContext(ssl.SSLContext):
         return self._current
 
 
-def client_context(files: TlsFiles) -> ssl.SSLContext:
+def client_context(files: TlsFiles) -> ReloadingContext:
     """A context that follows its files. Raises OSError or ssl.SSLError where they cannot be used."""
     return ReloadingContext(files)
 

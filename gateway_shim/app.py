@@ -77,7 +77,10 @@ class Shim:
         return _outcome(route, outcome)
 
     async def _query(self, request: Request, route: Route, principal: Principal) -> Response:
-        payload = requests.query_payload(request, route, principal.tenant_id)
+        if route.method == "POST":
+            payload = await requests.command_payload(request, route, principal.tenant_id, self._body_max_bytes)
+        else:
+            payload = requests.query_payload(request, route, principal.tenant_id)
         subject = subjects.query_subject(principal.tenant_id, route.name)
         with _span(request, route, principal) as traceparent:
             try:

@@ -12,7 +12,7 @@ from gateway_shim.requests import COMMAND_ID_NAMESPACE
 from gateway_shim.routes import ROUTES, Route
 from schemas.base import EXPONENTS
 from schemas.codes import MEANINGS, Code
-from schemas.registry import CommandSpec
+from schemas.registry import CommandSpec, QuerySpec
 
 Json = dict[str, Any]
 
@@ -112,10 +112,19 @@ def _operation(route: Route, schemas: Json) -> Json:
         return (
             common | ({"requestBody": body} if body else {}) | {"responses": _command_responses(route, spec, schemas)}
         )
-    common["parameters"] = [*_path_parameters(route, schemas), *_query_parameters(route, schemas), _at_least()]
+    return common | _query_operation(route, spec, schemas)
+
+
+def _query_operation(route: Route, spec: QuerySpec, schemas: Json) -> Json:
+    """What is particular to queries: their fields in the query string, or for a POST in a body."""
     answer = _content("application/json", {"$ref": _REF.format(model=spec.result.__name__)})
     success: Json = {"description": "The answer", "headers": _headers("Billing-Position"), "content": answer}
-    return common | {"responses": {"200": success} | _problem_responses(with_body=False)}
+    if route.method == "POST":
+        parameters, asked = _path_parameters(route, schemas), {"requestBody": _body(route, schemas)}
+    else:
+        parameters, asked = [*_path_parameters(route, schemas), *_query_parameters(route, schemas), _at_least()], {}
+    responses = {"200": success} | _problem_responses(with_body=route.method == "POST")
+    return {"parameters": parameters, **asked, "responses": responses}
 
 
 def _description(route: Route) -> str:

@@ -42,7 +42,10 @@ def command_id(request: Request, route: Route, tenant_id: str) -> UUID:
 
 
 async def command_payload(request: Request, route: Route, tenant_id: str, max_bytes: int) -> bytes:
-    """The command's body as it is published. Raises HttpProblem (400, 403, 408, 413, 415)."""
+    """The body of a command, or of a query that is asked with a body, as it is published.
+
+    Raises HttpProblem (400, 403, 408, 413, 415).
+    """
     raw = await _read(request, max_bytes)
     body = _object(request, raw) if raw else {}
     for field, value in request.path_params.items():

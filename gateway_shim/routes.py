@@ -1,7 +1,7 @@
 """The route table: adding a capability to the HTTP surface is one line here.
 
 Path parameters are fields of the command's or query's body; the rest of a command is the HTTP body, the rest of a query
-is the query string.
+is the query string. A query with free text is a POST with a body: URLs end up in logs.
 """
 
 import re
@@ -72,6 +72,7 @@ ROUTES = (
     Route("GET", "/v1/accounts/{account_id}/activity", "account.activity"),
     Route("GET", "/v1/charges", "charge.list"),
     Route("GET", "/v1/charges/{charge_id}", "charge.get"),
+    Route("POST", "/v1/charges/code-suggestions", "charge.suggest_codes"),
     Route("GET", "/v1/invoices", "invoice.list"),
     Route("GET", "/v1/invoices/{invoice_id}", "invoice.get"),
     Route("GET", "/v1/payments", "payment.list"),

@@ -15,8 +15,7 @@ from nats.aio.client import Client
 from adapters.nats import fetch, tolerant
 from adapters.nats.connection import broker_options
 from adapters.nats.topology import COMMANDS_STREAM, REPLAY_STREAM, durable, durable_configs, replay_durable
-from adapters.neighbours.ports import TenantDirectory, Terminology
-from adapters.neighbours.static import StaticNeighbours
+from adapters.neighbours.ports import TenantDirectory
 from adapters.postgres.database import Database
 from adapters.settings import (
     DatabaseSettings,
@@ -29,9 +28,10 @@ from adapters.settings import (
 from adapters.telemetry.probes import probes
 from domain.admission import admission
 from handlers.answers import Answers
+from handlers.neighbours import neighbours
 from handlers.pipeline import Pipeline
 from handlers.prepare import Preparation
-from handlers.queries import Queries, register
+from handlers.queries import Outside, Queries, register
 from handlers.store_keeper import StoreKeeper
 from handlers.suspects import Quarantine, Suspects
 from handlers.turns import Turns
@@ -100,7 +100,8 @@ async def run_handlers(config: HandlersConfig, stop: asyncio.Event) -> bool:
 async def _start(
     config: HandlersConfig, resources: AsyncExitStack, on_closed: Callable[[], Awaitable[None]]
 ) -> tuple[NatsBroker, list[Watchdog]]:
-    directory, terminology = neighbours(config.runtime)
+    outside = neighbours(config.runtime)
+    resources.push_async_callback(outside.aclose)
     database = await resources.enter_async_context(_database(config.database, config.database.database_url))
     options = broker_options(creds=config.nats.nats_creds, name="billing-handlers", on_closed=on_closed)
     broker: Any = NatsBroker(
@@ -113,7 +114,9 @@ async def _start(
     tolerant.install(connection)
     turns = Turns(min(config.handlers.tenant_concurrency, config.database.database_pool_size))
     quarantine = Quarantine()
-    preparation = Preparation(directory, terminology, config.runtime.region)
+    preparation = Preparation(
+        outside.directory, outside.terminology, config.runtime.region, config.runtime.country_profile
+    )
     watchdogs, subscribers = [], []
     for group in config.groups:
         answers = Answers(connection, connection.jetstream(), group)
@@ -134,7 +137,11 @@ async def _start(
     presign = None
     if config.objects is not None:
         presign = (await resources.enter_async_context(StoreKeeper.keeping(config.objects))).presign
-    register(broker, Queries(database, replica, _profile(directory, config.runtime.region), presign=presign))
+    suggest: dict[str, Outside] = {"charge.suggest_codes": outside.suggestions.suggest}
+    register(
+        broker,
+        Queries(database, replica, _profile(outside.directory, config.runtime), presign=presign, outside=suggest),
+    )
     await broker.start()
     for watchdog, subscriber in zip(watchdogs, subscribers, strict=True):
         watchdog.fetch = fetch.install(subscriber, connection, durable=watchdog.durable)
@@ -169,24 +176,12 @@ async def _undecoded(message: NatsMessage) -> None:
     """The pipeline decodes; FastStream need not."""
 
 
-def neighbours(runtime: RuntimeSettings) -> tuple[TenantDirectory, Terminology]:
-    """Who answers for the outside services. Raises SettingsError: without one, no command could be admitted."""
-    if runtime.tenant_directory_file is None:
-        raise SettingsError(
-            [
-                "TENANT_DIRECTORY_FILE: missing; there is no client for the tenant service yet, so the role needs the file"
-            ]
-        )
-    static = StaticNeighbours(runtime.tenant_directory_file)
-    return static, static
-
-
-def _profile(directory: TenantDirectory, region: str) -> Callable[[str], Awaitable[TenantProfile | Code]]:
+def _profile(directory: TenantDirectory, runtime: RuntimeSettings) -> Callable[[str], Awaitable[TenantProfile | Code]]:
     """Queries pass the same admission as commands."""
 
     async def profile(tenant_id: str) -> TenantProfile | Code:
         found = await directory.profile(tenant_id)
-        refusal = admission(found, region)
+        refusal = admission(found, runtime.region, runtime.country_profile)
         if refusal is not None:
             return refusal.code
         return found if isinstance(found, TenantProfile) else found.code

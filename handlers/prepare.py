@@ -14,10 +14,14 @@ from schemas.tenant import TenantProfile
 
 
 class Preparation:
-    def __init__(self, directory: TenantDirectory, terminology: Terminology, region: str) -> None:
+    """`region` and `country_profile` are the deployment's (domain.admission)."""
+
+    def __init__(
+        self, directory: TenantDirectory, terminology: Terminology, region: str, country_profile: str | None = None
+    ) -> None:
         self._directory = directory
         self._terminology = terminology
-        self._region = region
+        self._region, self._country_profile = region, country_profile
 
     async def commands(self, tenant_id: str, share: Sequence[Inbound], waits: Waits) -> list[Command[CommandBody]]:
         """The commands of one tenant with everything they need to be decided, refusals already known included.
@@ -25,7 +29,7 @@ class Preparation:
         `waits` says which of them may still wait for what they name.
         """
         profile = await self._directory.profile(tenant_id)
-        refusal = admission(profile, self._region)
+        refusal = admission(profile, self._region, self._country_profile)
         known = profile if isinstance(profile, TenantProfile) else _unknown(tenant_id)
         items = {item for inbound in share if (item := coded_item(inbound.body))} if refusal is None else set()
         validity = await self._terminology.validate(items) if items else {}

@@ -6,8 +6,10 @@ register(broker, queries)
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
+from typing import Any
 
 import orjson
 import structlog
@@ -22,7 +24,7 @@ from handlers import query_metrics as metrics
 from handlers.read_source import DATABASE_ERRORS, Behind, ReadDatabase, ReadSource, Source
 from schemas.base import QueryBody, WireModel
 from schemas.codes import Code
-from schemas.headers import TRACEPARENT
+from schemas.headers import REPLY_TO_VALUE, TRACEPARENT
 from schemas.outcome import Answer, Problem, problem
 from schemas.registry import QUERIES
 from schemas.subjects import QUERY_PREFIX, Address, parse
@@ -43,6 +45,9 @@ MAX_FIELD_CHARACTERS = 100
 
 Profile = Callable[[str], Awaitable[TenantProfile | Code]]
 Result = WireModel | Problem
+# Queries that other services answer, not PostgreSQL. Each bounds its own time and concurrency, and raises nothing.
+Outside = Callable[[Any], Awaitable[WireModel]]
+OUTSIDE = frozenset({"charge.suggest_codes"})
 
 
 class Queries:
@@ -55,12 +60,14 @@ class Queries:
         profile: Profile,
         *,
         presign: Presign | None = None,
+        outside: Mapping[str, Outside] | None = None,
         concurrency: int = CONCURRENCY,
         timeout_seconds: float = QUERY_TIMEOUT_SECONDS,
     ) -> None:
-        """`presign` makes links to objects; without it, answers have none."""
+        """`presign` makes links to objects; without it, answers have none. `outside` answers the queries of `OUTSIDE`."""
         self._source = ReadSource(primary, replica)
         self._presign = presign
+        self._outside = outside or {}
         self._profile = profile
         self._slots = asyncio.Semaphore(concurrency)
         self._verify_slots = asyncio.Semaphore(VERIFY_CONCURRENCY)
@@ -80,7 +87,7 @@ class Queries:
         verifying = name == "ledger.verify"
         seconds = VERIFY_TIMEOUT_SECONDS if verifying else self._timeout_seconds
         try:
-            async with asyncio.timeout(seconds), self._verify_slots if verifying else self._slots:
+            async with asyncio.timeout(seconds), self._slots_of(name):
                 return await self._answer(address, body)
         except DATABASE_ERRORS as error:
             log.warning("query_failed", query=name, tenant_id=address and address.tenant_id, error=type(error).__name__)
@@ -89,17 +96,25 @@ class Queries:
             log.exception("query_crashed", query=name, tenant_id=address and address.tenant_id)
         return Answer(error=problem(Code.SERVICE_UNAVAILABLE))
 
+    def _slots_of(self, name: str) -> "asyncio.Semaphore | nullcontext[None]":
+        """What waits for another service must not hold the slots of those that wait for PostgreSQL."""
+        if name in OUTSIDE:
+            return nullcontext()
+        return self._verify_slots if name == "ledger.verify" else self._slots
+
     async def _answer(self, address: Address | None, body: bytes) -> Answer:
         if address is None:
             return Answer(error=problem(Code.UNKNOWN_COMMAND))
         profile = await self._profile(address.tenant_id)
         if isinstance(profile, Code):
             return Answer(error=problem(profile))
-        if address.name not in READS:
+        if address.name not in READS and address.name not in self._outside:
             return Answer(error=problem(Code.UNKNOWN_COMMAND))
         query = decode(address, body)
         if isinstance(query, Problem):
             return Answer(error=query)
+        if address.name in self._outside:
+            return Answer(result=(await self._outside[address.name](query)).model_dump(mode="json"))
         return await self._read(address, profile, query)
 
     async def _read(self, address: Address, profile: TenantProfile, query: QueryBody) -> Answer:
@@ -170,6 +185,11 @@ def register(broker: NatsBroker, queries: Queries) -> None:
         include_in_schema=False,
     )
     async def answer(message: IncomingMessage) -> bytes:
+        if not REPLY_TO_VALUE.fullmatch(message.reply_to):
+            # The server checks what a tenant publishes to, not where it wants the answer: with the handlers' permissions that
+            # could be a dead letter or a marker of another tenant. Without a reply subject FastStream sends nothing.
+            message.reply_to = ""
+            return b""
         subject = message.raw_message.subject
         parent = message.headers.get(TRACEPARENT)
         with tracing.span("billing.query", "server", traceparent=parent):

@@ -16,9 +16,9 @@ from adapters.nats.topology import JOB_QUEUES
 from adapters.postgres.database import Database
 from adapters.settings import DatabaseSettings, NatsSettings, ObjectStoreSettings, RuntimeSettings, WorkerSettings
 from adapters.telemetry.probes import Check, probes
-from handlers.app import neighbours
 from handlers.gl_export import GlExporter
 from handlers.jobs import JobQueue, JobRunner, RetryPolicy
+from handlers.neighbours import neighbours
 from handlers.relay import run_relay
 from handlers.reporting import Reporter
 from handlers.schedules import Intervals, Scheduler
@@ -95,7 +95,7 @@ async def _relay(config: WorkerConfig, connection: Client, stop: asyncio.Event) 
 
 def _scheduler(config: WorkerConfig, database: Database, reporter: Reporter) -> Scheduler:
     given, dsn = config.worker, config.database.database_relay_url or config.database.database_url
-    directory = neighbours(config.runtime)[0]
+    directory = neighbours(config.runtime).directory
     return Scheduler(
         dsn=dsn.get_secret_value(),
         database=database,
@@ -121,7 +121,7 @@ async def _jobs(
         log.warning("jobs_not_run", queues=list(JOB_QUEUES), reason="OBJECT_STORE_BUCKET is not set")
         return runner, []
     keeper = await resources.enter_async_context(StoreKeeper.keeping(config.objects))
-    directory = neighbours(config.runtime)[0]
+    directory = neighbours(config.runtime).directory
     source = RunSource(database, directory, config.runtime.region)
     threads = config.worker.render_threads or os.cpu_count() or 1
     renderers = resources.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="render"))

@@ -1,12 +1,13 @@
 """Charges (FHIR ChargeItem): care that was given and will be billed."""
 
 from datetime import date, datetime
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from schemas.base import (
+    BasisPoints,
     BusinessDate,
     Code,
     CodeSystem,
@@ -26,6 +27,7 @@ from schemas.base import (
 from schemas.pricelist import TaxCategory
 
 ChargeStatus = Literal["open", "invoiced", "void"]
+DisabledReason = Literal["not_configured", "unavailable"]
 
 
 class CaptureCharge(CommandBody):
@@ -98,3 +100,26 @@ class ChargeView(ChargeEvent):
 class ChargePage(WireModel):
     items: tuple[ChargeView, ...]
     next_cursor: str | None
+
+
+class SuggestCodes(QueryBody):
+    """`text` describes the care that was given. It leaves the service: it must not say who received it."""
+
+    text: Note
+    code_system: CodeSystem | None = None
+    limit: Annotated[int, Field(ge=1, le=20)] = 5
+
+
+class CodeSuggestion(WireModel):
+    code_system: CodeSystem
+    code: Code
+    display: Name | None
+    confidence_basis_points: BasisPoints
+
+
+class CodeSuggestions(WireModel):
+    """Best first. Not `enabled`: the AI gateway is not there, or not now; nothing is wrong with the question."""
+
+    enabled: bool
+    disabled_reason: DisabledReason | None = None
+    suggestions: tuple[CodeSuggestion, ...] = ()

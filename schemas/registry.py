@@ -388,6 +388,13 @@ _QUERIES += (
         "statement.get", statement.GetStatement, statement.StatementView, "billing.read", "One statement, with links"
     ),
     QuerySpec("statement.list", statement.ListStatements, statement.StatementPage, "billing.read", "Statements"),
+    QuerySpec(
+        "charge.suggest_codes",
+        charge.SuggestCodes,
+        charge.CodeSuggestions,
+        "billing.read",
+        "Charge codes for a description, where there is an AI gateway",
+    ),
     QuerySpec("gl.get", gl.GetGlExport, gl.GlExportView, "billing.ledger.read", "One GL export"),
     QuerySpec("gl.list", gl.ListGlExports, gl.GlExportPage, "billing.ledger.read", "GL exports"),
 )

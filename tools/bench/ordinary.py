@@ -31,8 +31,8 @@ from adapters.telemetry.probes import probes
 from domain.admission import admission
 from domain.decision import Command
 from handlers.answers import outcome
-from handlers.app import neighbours
 from handlers.inbound import Inbound, decode
+from handlers.neighbours import neighbours
 from schemas.base import CommandBody
 from schemas.outcome import Problem
 from schemas.tenant import TenantProfile
@@ -136,7 +136,7 @@ async def _run(runtime: RuntimeSettings, stop: asyncio.Event) -> bool:
     async with _engine(load(DatabaseSettings)) as engine:
         broker: Any = NatsBroker(nats.servers, **broker_options(name="bench-ordinary"), logger=None)
         connection: Client = await broker.connect()
-        directory, _ = neighbours(runtime)
+        directory = neighbours(runtime).directory
         _subscribe(broker, Consumer(connection, engine, directory, runtime.region))
         await broker.start()
         async with probes(runtime.metrics_port, host=runtime.metrics_host):

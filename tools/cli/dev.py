@@ -26,7 +26,13 @@ TENANTS = (
         "country_profile": "AFG",
         "time_zone": "Asia/Kabul",
     },
-    {"tenant_id": "dubai-marina", "name": "Dubai Marina Clinic", "country_profile": "ARE", "time_zone": "Asia/Dubai"},
+    {
+        "tenant_id": "dubai-marina",
+        "name": "Dubai Marina Clinic",
+        "country_profile": "ARE",
+        "cross_region_opt_in": True,  # a deployment of another country: residency refuses it otherwise
+        "time_zone": "Asia/Dubai",
+    },
     {"tenant_id": "herat-clinic", "name": "Herat Clinic", "country_profile": "AFG", "time_zone": "Asia/Kabul"},
 )
 _WATCH_SECONDS = 0.5

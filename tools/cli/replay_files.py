@@ -105,11 +105,11 @@ def source_of(run: "Checkpoint", file: Path | None) -> "Callable[..., Run]":
 async def _admitted(found: "Archive") -> "RuntimeSettings":
     """Raises ReplayError unless every tenant of the file may be here."""
     from adapters.settings import RuntimeSettings, load
-    from handlers.app import neighbours
+    from handlers.neighbours import neighbours
     from tools.replay import residency
 
     runtime = load(RuntimeSettings)
-    directory, _ = neighbours(runtime)
+    directory = neighbours(runtime).directory
     await residency.check(directory, runtime.region, found.tenants)
     return runtime
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 async def rebuild(tenants: list[str], archive: Path | None, reason: str | None, *, as_json: bool) -> int:
     from adapters.settings import DatabaseSettings, NatsSettings, RuntimeSettings, check, load
-    from handlers.app import neighbours
     from handlers.event_check import tenants as tenants_of_stream
+    from handlers.neighbours import neighbours
     from handlers.prepare import Preparation
     from tools.cli.replay_session import checked_reason, connected
     from tools.cli.servers import database_errors
@@ -28,7 +28,7 @@ async def rebuild(tenants: list[str], archive: Path | None, reason: str | None, 
 
     check(RuntimeSettings, DatabaseSettings, NatsSettings, RebuildSettings)
     why, runtime = checked_reason(reason), load(RuntimeSettings)
-    directory, terminology = neighbours(runtime)
+    directory, terminology, _ = neighbours(runtime)
     async with connected() as client, AsyncExitStack() as resources:
         live = await _database(resources, load(DatabaseSettings).database_url.get_secret_value())
         target = await _database(resources, load(RebuildSettings).rebuild_database_url.get_secret_value())
@@ -36,7 +36,11 @@ async def rebuild(tenants: list[str], archive: Path | None, reason: str | None, 
         for tenant_id in chosen:
             await known(directory, tenant_id)
         rebuilder = Rebuilder(
-            client, live, target, Preparation(directory, terminology, runtime.region), _fetch(client, archive)
+            client,
+            live,
+            target,
+            Preparation(directory, terminology, runtime.region, runtime.country_profile),
+            _fetch(client, archive),
         )
         told = {"tenants": chosen, "reason": why, "by": audit.operator(), "environment": runtime.environment}
         await audit.record(client, "replay.rebuilt", None, told)

@@ -24,6 +24,7 @@ def tenants(region: str) -> list[TenantProfile]:
             name="Dubai Marina Clinic",
             region=region,
             country_profile="ARE",
+            cross_region_opt_in=True,  # a deployment of another country: residency refuses it otherwise
             time_zone="Asia/Dubai",
         ),
         TenantProfile(
