@@ -73,6 +73,7 @@ def test_dev_up_serves_and_sigint_leaves_nothing(name: str) -> None:
             "worker",
             "nats",
             "postgres",
+            "sandbox",
         }
         second = dev("up", "--name", name)
         assert second.returncode == 3

@@ -62,7 +62,7 @@ def up(
     if (owner := stack.owner_pid()) is not None:
         raise CliError(f"stack {name} runs already, started by pid {owner}; `billing dev down` stops it", UNAVAILABLE)
     note(f"starting stack {name} …")
-    with _signals(), Mesh(stack) as mesh:
+    with _signals(), Mesh(stack, sandbox=True) as mesh:
         _add_tenants(mesh)
         state = write_state(mesh)
         if as_json:
@@ -170,7 +170,7 @@ def _add_tenants(mesh: "Mesh") -> None:
     from schemas.tenant import TenantProfile
 
     known = {profile.tenant_id for profile in mesh.tenants.profiles()}
-    region = mesh.env("handlers")["REGION"]
+    region = mesh.env("operator")["REGION"]
     for tenant in TENANTS:
         if tenant["tenant_id"] not in known:  # the file may have been edited
             mesh.add_tenant(TenantProfile.model_validate({**tenant, "region": region}))
@@ -185,6 +185,7 @@ def _greet(mesh: "Mesh", state: dict[str, Any]) -> None:
     out.print(
         f"tenants:   {tenants}\n"
         f"reference: {mesh.http_url}/docs\n"
+        f"services:  {mesh.sandbox.control.admin_url}/services (tools/sandbox/admin.py says how to make them fail)\n"
         f"token:     billing dev token kabul-central{option}\n"
         f'settings:  eval "$(billing dev env{option})"\n'
         "publish:   billing publish billing.v1.cmd.kabul-central.account.open account.json --wait\n"

@@ -79,8 +79,16 @@ def _process(process: RoleProcess, mesh: Mesh) -> dict[str, Any]:
 
 def _servers(mesh: Mesh) -> list[dict[str, Any]]:
     """Without passwords: this is printed."""
-    nats, postgres = mesh.nats, mesh.stack.postgres
+    nats, postgres, sandbox = mesh.nats, mesh.stack.postgres, mesh.sandbox
+    services = f"{sandbox.control.admin_url}/services"
     return [
+        {
+            "name": "sandbox",
+            "pid": sandbox.pid(),
+            "url": services,
+            "probe": services,
+            "log": _short(sandbox.log_path),
+        },
         {"name": "nats", "pid": nats.pid(), "url": f"nats://127.0.0.1:{nats.port}", "log": _short(nats.log_path)},
         {
             "name": "postgres",

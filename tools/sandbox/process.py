@@ -20,10 +20,13 @@ _STOP_TIMEOUT_SECONDS = 10
 
 
 class Sandbox:
-    """One sandbox in one directory. It keeps its ports over restarts; what it was told (tenants, faults) it forgets."""
+    """One sandbox in one directory. It keeps its ports over restarts; what it was told (tenants, faults) it forgets.
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    `tenants` is a file of tenants (adapters/neighbours/static.py) that it knows besides.
+    """
+
+    def __init__(self, directory: Path, tenants: Path | None = None) -> None:
+        self.directory, self._tenants = directory, tenants
         self.state_path = directory / "state.json"
         self._process = ServerProcess("sandbox", directory)
 
@@ -41,6 +44,8 @@ class Sandbox:
     def launch(self) -> None:
         """Start without waiting; follow with `wait_ready`."""
         command = [sys.executable, "-m", "tools.sandbox", "--directory", str(self.directory)]
+        if self._tenants is not None:
+            command += ["--tenants", str(self._tenants)]
         self._process.launch(command, env={"PYTHONPATH": str(PROJECT_ROOT)})
 
     def wait_ready(self) -> None:

@@ -10,6 +10,7 @@ from typing import NamedTuple
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
 
+from adapters.neighbours.static import StaticNeighbours
 from tools.sandbox import (
     admin,
     ai_gateway,
@@ -53,11 +54,15 @@ class Service(NamedTuple):
     listener: Listener
 
 
-async def serve(directory: Path, stop: asyncio.Event) -> None:
-    """Serve until `stop` is set. `state.json` in `directory` says where; it is written once everything listens."""
+async def serve(directory: Path, stop: asyncio.Event, tenants: Path | None = None) -> None:
+    """Serve until `stop` is set. `state.json` in `directory` says where; it is written once everything listens.
+
+    `tenants` is a file as adapters/neighbours/static.py reads it.
+    """
     ports = _ports(directory)
     certificates = CertificateStore(directory / "tls")
-    world = World(Keys(f"http://{HOST}:{ports['issuer']}"))
+    file = StaticNeighbours(tenants) if tenants is not None else None
+    world = World(Keys(f"http://{HOST}:{ports['issuer']}"), file)
     services = {name: _service(kind, world, ports[name], certificates) for name, kind in SERVICES.items()}
     administration = Listener(Starlette(routes=admin.routes(world, services, certificates)), ports[ADMIN], None)
     listeners = [*(service.listener for service in services.values()), administration]

@@ -18,12 +18,11 @@ def routes(world: World) -> list[Route]:
     async def profile(request: Request) -> Response:
         tenant_id = request.path_params["tenant_id"]
         world.asked[tenant_id] += 1
+        found = await world.tenant(tenant_id)
         if lies(request.scope):
             lie = {"tenant_id": f"not-{tenant_id}"[:64], "cross_region_opt_in": True, "entitled": True}
-            known = world.tenants.get(tenant_id)
-            base = known.model_dump(mode="json") if known else {"name": "x", "region": "xx", "country_profile": "AFG"}
+            base = found.model_dump(mode="json") if found else {"name": "x", "region": "xx", "country_profile": "AFG"}
             return JSONResponse(base | lie)
-        found = world.tenants.get(tenant_id)
         if found is None:
             return JSONResponse({"error": "unknown_tenant"}, 404)
         return JSONResponse(found.model_dump(mode="json"))

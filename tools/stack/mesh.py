@@ -21,6 +21,7 @@ from typing import Self
 
 from schemas.tenant import TenantProfile
 from tools.sandbox.issuer import Issuer
+from tools.sandbox.process import Sandbox
 from tools.stack.nats_server import NatsServer
 from tools.stack.paths import PROJECT_ROOT
 from tools.stack.process import StackError
@@ -45,11 +46,13 @@ class Mesh:
         nats: NatsServer | None = None,
         tenants: Iterable[TenantProfile | str] = (),
         roles: Sequence[ServiceRole] = SERVICE_ROLES,
+        sandbox: bool = False,
         env: Mapping[str, str] | None = None,
     ) -> None:
         """`stack` is started, and stopped at the end, unless it runs already. `env` goes to every role, over the defaults.
 
-        `name` tells apart several meshes on one stack. `roles` are what `start` starts; [] for none.
+        `name` tells apart several meshes on one stack. `roles` are what `start` starts; [] for none. `sandbox`: the roles ask a
+        sandbox of outside services over mTLS, in place of reading a file of tenants (which is faster to start).
         """
         self.stack, self.name = stack, name
         self.database = database or stack.database
@@ -62,6 +65,9 @@ class Mesh:
         self._owns_stack = self._owns_nats = self._drops_database = False
         self._template: str | None = None
         self._issuer: Issuer | None = None
+        # Pid files lie one level below the stack, where a later start finds what outlived a crash.
+        directory = stack.directory / f"{name or 'role'}-sandbox"
+        self._sandbox = Sandbox(directory, self.tenants.path) if sandbox else None
 
     @classmethod
     def isolated(
@@ -71,13 +77,21 @@ class Mesh:
         template: str | None = None,
         tenants: Iterable[TenantProfile | str] = (),
         roles: Sequence[ServiceRole] = SERVICE_ROLES,
+        sandbox: bool = False,
         env: Mapping[str, str] | None = None,
     ) -> Self:
         """A mesh with a database (a copy of `template` when given) and a NATS server of its own, both gone at the end."""
         name = f"mesh-{uuid.uuid4().hex[:8]}"
         server = NatsServer(stack.directory / f"{name}-nats")
         mesh = cls(
-            stack, name=name, database=name.replace("-", "_"), nats=server, tenants=tenants, roles=roles, env=env
+            stack,
+            name=name,
+            database=name.replace("-", "_"),
+            nats=server,
+            tenants=tenants,
+            roles=roles,
+            sandbox=sandbox,
+            env=env,
         )
         mesh._owns_nats = mesh._drops_database = True
         mesh._template = template
@@ -104,10 +118,14 @@ class Mesh:
             self._start_servers()
             self.directory.mkdir(parents=True, exist_ok=True)
             self.tenants.add()
+            if self._sandbox is not None:
+                self._sandbox.launch()
             self.migrate()
             for tenant in self._first_tenants:
                 self.add_tenant(tenant)
             self._issuer = Issuer().start()
+            if self._sandbox is not None:
+                self._sandbox.wait_ready()
             for role in self._roles:
                 self.add_process(role).launch()
             for process in self:
@@ -128,6 +146,8 @@ class Mesh:
                 last.callback(self.nats.stop)
             if self._issuer is not None:
                 last.callback(self._issuer.stop)
+            if self._sandbox is not None:
+                last.callback(self._sandbox.stop)
             self._stop_processes()
 
     def _stop_processes(self) -> None:
@@ -163,7 +183,7 @@ class Mesh:
         return profile
 
     def profile(self, tenant_id: str) -> TenantProfile:
-        env = self.env("handlers")
+        env = self.env("operator")
         return TenantProfile(
             tenant_id=tenant_id, name=tenant_id, region=env["REGION"], country_profile=env["COUNTRY_PROFILE"]
         )
@@ -186,12 +206,23 @@ class Mesh:
     def env(self, role: Role) -> dict[str, str]:
         """The environment of a process of `role`; `operator` is a person at the command line. Ports are new each time."""
         variables = self.stack.env(role, database=self.database, nats=self.nats)
-        variables |= {"TENANT_DIRECTORY_FILE": str(self.tenants.path), "LOG_FORMAT": "json"}
+        variables["LOG_FORMAT"] = "json"
+        if self._sandbox is not None and role in ("handlers", "worker"):
+            variables |= self._sandbox.env()
+        else:
+            variables["TENANT_DIRECTORY_FILE"] = str(self.tenants.path)
         if role == "api":
             variables |= self.issuer.env()
         if role in ("handlers", "worker"):
             variables["DATABASE_POOL_SIZE"] = _POOL_SIZE
         return variables | self._env
+
+    @property
+    def sandbox(self) -> Sandbox:
+        """The outside services. Raises StackError for a mesh without."""
+        if self._sandbox is None:
+            raise StackError("the mesh was made without a sandbox")
+        return self._sandbox
 
     @property
     def issuer(self) -> Issuer:
