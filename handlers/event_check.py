@@ -2,6 +2,9 @@
 
 Of the events given out (`tenant_book.event_sequence`), those that do not wait in the outbox must be in the stream. The relay goes
 on while this looks, so the stream is read after the outbox: what has left the outbox by then was acknowledged before.
+
+A message without `ce-id` is no event and is passed over: a tenant can aim the PubAck of one of its commands at another's event
+subject (docs/decisions/0002), and must not be able to make that tenant's books look broken.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -18,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from adapters.nats.topology import EVENTS_STREAM
 from adapters.postgres.tables import inbox, outbox, tenant_book
 from handlers.read_source import ReadDatabase
-from schemas.headers import CE_SEQUENCE
+from schemas.headers import CE_ID, CE_SEQUENCE
 from schemas.ledger import Mismatch
 from schemas.subjects import EVENT_PREFIX
 
@@ -57,6 +60,13 @@ class _Given(NamedTuple):
     waiting: int
 
 
+class _Scanned(NamedTuple):
+    """The sequence of the last event in the stream, and where the sequences before it have gaps or repeat."""
+
+    last: int | None
+    mismatches: tuple[Mismatch, ...]
+
+
 async def check_events(
     nats: Client, primary: ReadDatabase, tenant_id: str, *, scan: bool = False
 ) -> tuple[Mismatch, ...]:
@@ -81,7 +91,7 @@ async def check_events(
     if last is not None and not relayed <= last <= most:
         mismatches.append(_mismatch("event_stream", f"event {relayed} to {most}", f"event {last}"))
     if scan:
-        mismatches.extend(await _scan(jetstream, tenant_id))
+        mismatches.extend((await _scan(jetstream, tenant_id)).mismatches)
     return tuple(mismatches)
 
 
@@ -115,6 +125,8 @@ async def _last_event(jetstream: JetStreamContext, tenant_id: str) -> int | None
         message = await jetstream.get_msg(EVENTS_STREAM, subject=_subject(tenant_id))
     except NotFoundError:
         return None
+    if not _is_event(message.headers):
+        return (await _scan(jetstream, tenant_id)).last
     return _sequence(message.headers)
 
 
@@ -126,7 +138,7 @@ async def _expired(jetstream: JetStreamContext, last_command: datetime | None) -
     return datetime.now(UTC) - last_command > timedelta(seconds=max_age_seconds)
 
 
-async def _scan(jetstream: JetStreamContext, tenant_id: str) -> list[Mismatch]:
+async def _scan(jetstream: JetStreamContext, tenant_id: str) -> _Scanned:
     """Reads the sequences of the tenant's events, up to those that were there at the start, through a consumer of its own."""
     config = ConsumerConfig(
         deliver_policy=DeliverPolicy.ALL,
@@ -146,7 +158,7 @@ async def _scan(jetstream: JetStreamContext, tenant_id: str) -> list[Mismatch]:
         await jetstream.delete_consumer(EVENTS_STREAM, info.name)
 
 
-async def _scanned(consumer: JetStreamContext.PullSubscription, count: int) -> list[Mismatch]:
+async def _scanned(consumer: JetStreamContext.PullSubscription, count: int) -> _Scanned:
     mismatches: list[Mismatch] = []
     seen, last = 0, None
     while seen < count:
@@ -154,12 +166,18 @@ async def _scanned(consumer: JetStreamContext.PullSubscription, count: int) -> l
             seen += 1
             if message.metadata.sequence.consumer != seen:
                 raise ScanInterrupted
+            if not _is_event(message.headers):
+                continue
             sequence = _sequence(message.headers)
             # Where the stream begins is up to its max_age.
             if last is not None and sequence != last + 1 and len(mismatches) < MAX_MISMATCHES:
                 mismatches.append(_mismatch("event_sequence", f"event {last + 1}", f"event {sequence}"))
             last = sequence
-    return mismatches
+    return _Scanned(last, tuple(mismatches))
+
+
+def _is_event(headers: dict[str, str] | None) -> bool:
+    return CE_ID in (headers or {})
 
 
 def _sequence(headers: dict[str, str] | None) -> int:

@@ -29,6 +29,9 @@ SUSPECT_DELIVERIES = 4
 # One death may be a pod evicted at that very moment; two in a row, while nothing else was in hand, are the message's doing.
 POISON_DEATHS = 2
 MARKER_TIMEOUT_SECONDS = 2.0
+# A marker that says nothing is not ours: a tenant can aim the PubAck of one of its commands here (docs/decisions/0002).
+# Counted as one death it neither frees a poison message nor condemns a harmless one, which its next try clears.
+FORGED_MARKER_DEATHS = 1
 # What can be delivered and unacknowledged of one group (MAX_ACK_PENDING): about 3 MB when full.
 MAX_REMEMBERED = 20_000
 
@@ -162,7 +165,10 @@ class Suspects:
 
 
 def _marker_deaths(stored: dict[str, str]) -> int:
-    return int(orjson.loads(b64decode(stored["data"]))["deaths"])
+    try:
+        return int(orjson.loads(b64decode(stored.get("data", "")))["deaths"])
+    except (ValueError, KeyError, TypeError):
+        return FORGED_MARKER_DEATHS
 
 
 def poison(suspect: Suspect) -> Malformed:

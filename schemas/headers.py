@@ -50,3 +50,5 @@ DLQ_SEQUENCE = "Billing-Dlq-Sequence"
 DLQ_DELIVERIES = "Billing-Dlq-Deliveries"
 DLQ_RECORDED_AT = "Billing-Dlq-Recorded-At"
 DLQ_MESSAGE_ID = "Billing-Dlq-Message-Id"
+# On what an operator leaves behind a dead letter: retried, edited or discarded. What is without it resolves nothing.
+DLQ_RESOLUTION = "Billing-Dlq-Resolution"

@@ -1,6 +1,5 @@
 """Dead letters and what became of them. The stream denies deletes: a resolution is a message of its own, last one counts."""
 
-from base64 import b64decode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,11 +13,10 @@ from schemas import headers
 from schemas.subjects import DLQ_PREFIX
 from tools.replay.errors import ReplayError
 from tools.replay.selection import Selection
-from tools.replay.source import Range, api, read, resolve
+from tools.replay.source import Range, read, resolve
 from tools.replay.stored import Stored, original
 
 RESOLVED_PREFIX = f"{DLQ_PREFIX}._resolved"
-_PAGE = 100_000  # subjects the server lists in one answer
 
 
 @dataclass(frozen=True)
@@ -111,7 +109,7 @@ async def letters(nc: Client, wanted: Filter, *, bodies: bool = False) -> list[L
         if "is empty" in str(error) and not wanted.positions:
             return []
         raise
-    done = await resolved_positions(nc)
+    done = await resolved_positions(nc, bounds)
     if wanted.positions:
         inside = [each for each in wanted.positions if bounds.first <= each <= bounds.last]
         bounds = Range(min(inside, default=bounds.last), max(inside, default=bounds.last))
@@ -127,18 +125,15 @@ async def letters(nc: Client, wanted: Filter, *, bodies: bool = False) -> list[L
     return found
 
 
-async def resolved_positions(nc: Client) -> set[int]:
-    """From the names of the markers alone."""
+async def resolved_positions(nc: Client, bounds: Range) -> set[int]:
+    """From the markers' names and headers. A message without the header is no marker: a tenant can aim the PubAck of one of its
+    commands here (docs/decisions/0002)."""
     found: set[int] = set()
-    offset = 0
-    while True:
-        request = {"subjects_filter": f"{RESOLVED_PREFIX}.*.*", "offset": offset}
-        info = await api(nc, f"STREAM.INFO.{DLQ_STREAM}", request)
-        subjects = info["state"].get("subjects") or {}
-        found |= {int(subject.rpartition(".")[2]) for subject in subjects}
-        offset += len(subjects)
-        if len(subjects) < _PAGE:
-            return found
+    async for batch in read(
+        nc, Selection(stream=DLQ_STREAM, subjects=(f"{RESOLVED_PREFIX}.*.*",)), bounds, bodies=False
+    ):
+        found |= {int(each.subject.rpartition(".")[2]) for each in batch if headers.DLQ_RESOLUTION in each.headers}
+    return found
 
 
 async def resolve_letter(nc: Client, letter: Letter, how: str, *, reason: str, actor: str, **more: Any) -> None:
@@ -152,16 +147,22 @@ async def resolve_letter(nc: Client, letter: Letter, how: str, *, reason: str, a
         "command_id": str(headers.command_id(letter.header(headers.DLQ_MESSAGE_ID))),
         **more,
     }
-    await nc.jetstream().publish(_marker(letter), orjson.dumps(body, default=str), stream=DLQ_STREAM, timeout=5)
+    await nc.jetstream().publish(
+        _marker(letter),
+        orjson.dumps(body, default=str),
+        stream=DLQ_STREAM,
+        timeout=5,
+        headers={headers.DLQ_RESOLUTION: how},
+    )
 
 
 async def resolution(nc: Client, letter: Letter) -> dict[str, Any] | None:
-    """What a marker says; None for an open letter."""
-    try:
-        found = await api(nc, f"STREAM.MSG.GET.{DLQ_STREAM}", {"last_by_subj": _marker(letter)})
-    except ReplayError:
-        return None
-    body: dict[str, Any] = orjson.loads(b64decode(found["message"]["data"]))
+    """What the last marker says; None for an open letter."""
+    bounds = await resolve(nc, Selection(stream=DLQ_STREAM))
+    last: bytes | None = None
+    async for batch in read(nc, Selection(stream=DLQ_STREAM, subjects=(_marker(letter),)), bounds):
+        last = next((each.data for each in reversed(batch) if headers.DLQ_RESOLUTION in each.headers), last)
+    body: dict[str, Any] | None = orjson.loads(last) if last is not None else None
     return body
 
 
