@@ -230,7 +230,13 @@ def again(message: Msg, delivered: int = 2) -> Msg:
 async def stream_messages(client: Client, stream: str, subject: str) -> list[Msg]:
     """Every message of a stream under a subject, in stream order; read through a consumer that acknowledges nothing."""
     jetstream = client.jetstream()
-    config = ConsumerConfig(filter_subject=subject, mem_storage=True, num_replicas=1, inactive_threshold=60.0)
+    config = ConsumerConfig(
+        filter_subject=subject,
+        mem_storage=True,
+        num_replicas=1,
+        inactive_threshold=60.0,
+        max_ack_pending=-1,  # by default the server stops at 1,000 that nobody acknowledged
+    )
     consumer = await jetstream.pull_subscribe(subject, stream=stream, config=config)
     try:
         waiting = (await consumer.consumer_info()).num_pending or 0
