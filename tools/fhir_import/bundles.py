@@ -14,7 +14,7 @@ from tools.fhir_import.remarks import Remark
 MAPPED = ("Patient", "Claim", "ExplanationOfBenefit", "ChargeItem", "Invoice", "PaymentNotice")
 CONSULTED = ("Coverage", "Organization", "RelatedPerson", "Practitioner", "PractitionerRole", "Encounter")
 # Faults that leave the shape of what is read as it should be: noted, and the resource is imported.
-_HARMLESS = {"missing", "extra_forbidden"}
+_HARMLESS = {"missing", "model_field_validation.missing", "extra_forbidden"}
 _TYPE, _ID = re.compile(r"[A-Za-z]{1,64}"), re.compile(r"[A-Za-z0-9.-]{1,64}")  # FHIR R4 §2.24.0.1
 _SHOWN_FAULTS = 3
 _END_OF_FILE_CHARACTERS = 2
@@ -126,7 +126,7 @@ def _not_a_bundle(value: Any) -> str | None:
 
 def _read_entry(entry: Any, place: str, source: str, bundle: int, loaded: Loaded) -> None:
     data = entry.get("resource") if isinstance(entry, dict) else None
-    if not isinstance(data, dict) or not _TYPE.fullmatch(str(data.get("resourceType"))):
+    if not isinstance(data, dict) or not _is_type(data.get("resourceType")):
         text = "an entry without a resource"
         loaded.remarks.append(Remark("unmapped", "not_a_resource", "", place, text, source))
         return
@@ -145,6 +145,10 @@ def _read_entry(entry: Any, place: str, source: str, bundle: int, loaded: Loaded
         loaded.resources.append(resource)
 
 
+def _is_type(value: Any) -> bool:
+    return isinstance(value, str) and _TYPE.fullmatch(value) is not None
+
+
 def _fault(resource: Resource) -> Remark | None:
     """What the FHIR models say against a resource; not their words, which quote values."""
     from fhir.resources.R4B import get_fhir_model_class
@@ -152,6 +156,10 @@ def _fault(resource: Resource) -> Remark | None:
 
     model: type[BaseModel] = get_fhir_model_class(resource.type)
     try:
+        path = _text_for_object(resource.data, "")
+        if path is not None:
+            text = "not valid FHIR R4: JSON as text where an object or list belongs"
+            return Remark("unmapped", "not_fhir", resource.key, path, text, resource.source)
         model.model_validate(resource.data)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_input=False, include_context=False)
@@ -159,17 +167,37 @@ def _fault(resource: Resource) -> Remark | None:
         return Remark("unmapped", "not_fhir", resource.key, "", "nested too deeply to be read", resource.source)
     else:
         return None
-    places = [f"{_path(fault['loc'])}: {fault['type']}" for fault in faults]
+    # An element that FHIR does not have is not named: its name could be anything, a person's too.
+    paths = [
+        _path((*fault["loc"][:-1], "…") if fault["type"] == "extra_forbidden" else fault["loc"]) for fault in faults
+    ]
+    places = [f"{path}: {fault['type']}" for path, fault in zip(paths, faults, strict=True)]
     text = "not valid FHIR R4: " + "; ".join(places[:_SHOWN_FAULTS]) + ("; …" if len(places) > _SHOWN_FAULTS else "")
     harmless = {fault["type"] for fault in faults} <= _HARMLESS
     return Remark(
         "note" if harmless else "unmapped",
         "invalid_but_readable" if harmless else "not_fhir",
         resource.key,
-        _path(faults[0]["loc"]),
+        paths[0],
         text,
         resource.source,
     )
+
+
+def _text_for_object(data: Any, path: str) -> str | None:
+    """The first place with JSON as text: the models take it for the object or list it describes, the mapping does not."""
+    children: Iterable[tuple[Any, str]] = ()
+    if isinstance(data, str) and data.lstrip()[:1] in ("{", "["):
+        try:
+            json.loads(data)
+        except (ValueError, RecursionError):
+            return None
+        return path
+    if isinstance(data, dict):
+        children = ((value, f"{path}.{_path((name,))}".lstrip(".")) for name, value in data.items())
+    elif isinstance(data, list):
+        children = ((value, f"{path}[{index}]") for index, value in enumerate(data))
+    return next((found for child in children if (found := _text_for_object(*child)) is not None), None)
 
 
 def _path(location: tuple[int | str, ...]) -> str:

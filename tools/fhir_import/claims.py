@@ -113,8 +113,13 @@ def _lines(
         raise Unmapped("items_exceed_total", "total", "the items are more than the claim's total")
     if beyond:
         lines.append(_remainder(books, claim, items, beyond, performer))
-    elif any(net is None or net.minor == 0 for _, net in items):
-        books.note("item_without_amount", claim, "item", "items without an amount have no charge of their own")
+    # The remainder's charge stands for one item, or for none where it has a code of its own.
+    stand_ins = int(beyond > 0 and lines[-1].coding != (REMAINDER_SYSTEM, REMAINDER_CODE))
+    without = len(items) - (len(lines) - (beyond > 0)) - stand_ins
+    if without:
+        books.note(
+            "item_without_amount", claim, "item", f"{without} items without an amount have no charge of their own"
+        )
     return lines
 
 
@@ -130,9 +135,6 @@ def _remainder(
         day = _service_day(claim.data, {})
         coding = (REMAINDER_SYSTEM, REMAINDER_CODE)
         return Line("charge/beyond", coding, "Beyond the items", beyond, day, performer=performer)
-    if len(unpriced) > 1:
-        text = "several items without amounts: what the total has beyond the others is one charge"
-        books.note("item_without_amount", claim, "item", text)
     number, item = unpriced[0]
     line = _line(books, claim, item, number, performer)
     line.purpose, line.price_minor = "charge/beyond", beyond

@@ -119,21 +119,12 @@ class Report(NamedTuple):
         rows = []
         for row in self.patients():
             ledger = row["ledger"] or dict.fromkeys(LedgerSays._fields)
-            bundle, words = row["bundle"], {None: "not asked", True: "agree", False: "DIFFER"}
+            bundle, words = row["bundle"], {None: "-", True: "agree", False: "DIFFER"}
             billed = f"{bundle['billed_minor']:,}", _number(ledger["billed_minor"])
             paid = f"{bundle['paid_minor']:,}", _number(ledger["paid_minor"])
             rows.append((row["patient"], row["currency"], *billed, *paid, words[row["agrees"]]))
         differing = [row for row in rows if row[-1] == "DIFFER"]
-        columns = (
-            "patient",
-            "currency",
-            "billed: bundle#",
-            "ledger#",
-            "paid: bundle#",
-            "ledger#",
-            "receivable#",
-            "totals",
-        )
+        columns = ("patient", "cur", "billed#", "ledger#", "paid#", "ledger#", "totals")
         shown = differing or rows
         print_table(columns, shown[:_SHOWN], title="Bundles' totals and the ledger's, in minor units")
         if len(rows) > len(shown[:_SHOWN]):
