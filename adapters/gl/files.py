@@ -100,8 +100,11 @@ class Files:
             await files._finish()
         files.stored = tuple(_file(format, upload, files._lines) for format, upload in uploads.items())
 
-    async def add(self, entries: Sequence[Entry]) -> None:
-        """Writes entries, in order. Once a mapping is found missing nothing more is written, only missing codes are gathered."""
+    def formatted(self, entries: Sequence[Entry]) -> list[tuple[Upload, bytes]]:
+        """What entries, in order, come to in each file, for `send`. All computation, no waiting: fit for a thread.
+
+        Once a mapping is found missing nothing more comes of it, only missing codes are gathered.
+        """
         lines: list[Line] = []
         for entry in entries:
             currency, amount = entry.transfer.currency, entry.transfer.amount_minor
@@ -115,8 +118,12 @@ class Files:
                     self._sum(side.code or "", currency, name, amount)
             self._debits[currency] += amount
             self._credits[currency] += amount
-        if not self._missing and lines:
-            await self._write(lines)
+        return [] if self._missing or not lines else self._written(lines)
+
+    async def send(self, parts: Sequence[tuple[Upload, bytes]]) -> None:
+        for upload, data in parts:
+            if data:
+                await upload.write(data)
 
     @property
     def totals(self) -> tuple[ControlTotal, ...]:
@@ -134,7 +141,7 @@ class Files:
         if self._missing:
             raise MissingMapping(sorted(self._missing))
         if self._form == "summary":
-            await self._write(self._summary())
+            await self.send(self._written(self._summary()))
         for writer, upload in self._writers.values():
             await upload.write(writer.finish())
 
@@ -152,11 +159,9 @@ class Files:
             raise Unbalanced("the summary's debits and credits are not those of the entries")
         return lines
 
-    async def _write(self, lines: Sequence[Line]) -> None:
+    def _written(self, lines: Sequence[Line]) -> list[tuple[Upload, bytes]]:
         self._lines += len(lines)
-        for writer, upload in self._writers.values():
-            if data := writer.write(lines):
-                await upload.write(data)
+        return [(upload, writer.write(lines)) for writer, upload in self._writers.values()]
 
 
 def manifest(body: Mapping[str, Any], files: Sequence[GlFile], totals: Sequence[ControlTotal]) -> bytes:

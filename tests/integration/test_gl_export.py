@@ -267,3 +267,18 @@ async def test_a_store_that_denies_or_is_down_fails_the_job_and_the_next_request
         books = Books(rig, tenant)
         assert (await books.exported(failed))["status"] == "abandoned"
         assert (await books.ended(await books.export(period="2026-10")))["status"] == "succeeded"
+
+
+async def test_what_a_killed_worker_had_uploaded_is_dropped_by_the_next_attempt(
+    books: Books, store: ObjectStore, s3: SeaweedFS
+) -> None:
+    await books.map()
+    await books.ended(await books.export(period="2026-10", close_period=True))
+    (csv_key, _) = await listed(object_settings(s3), f"local-1/{books.tenant}/")
+    target = {"Bucket": s3.bucket, "Key": csv_key}
+    begun = await store._client.create_multipart_upload(**target)
+    await store._client.upload_part(**target, UploadId=begun["UploadId"], PartNumber=1, Body=b"half")
+    before = await store.get(csv_key)
+    await books.ended(await books.export(period="2026-10", again=True))
+    left = await store._client.list_multipart_uploads(Bucket=s3.bucket, Prefix=csv_key)
+    assert not left.get("Uploads") and await store.get(csv_key) == before
