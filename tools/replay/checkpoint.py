@@ -21,7 +21,8 @@ from tools.replay.source import api
 
 RUN_PREFIX = f"{REPLAY_PREFIX}._run"
 EXPECTED = "Nats-Expected-Last-Subject-Sequence"
-STALE = 10071  # JetStream's error: the subject's last sequence is another
+# JetStream's errors where somebody was faster: the subject's last sequence is another; the batch's message ids are known.
+STALE = (10071, 10201)
 
 Mode = Literal["redeliver", "new_ids", "import"]
 State = Literal["running", "stopped", "done"]

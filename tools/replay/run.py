@@ -156,7 +156,7 @@ class Run:
             try:
                 return await publish()
             except (PublishError, nats.errors.Error, TimeoutError) as error:
-                stale = isinstance(error, PublishError) and error.error_code == checkpoints.STALE
+                stale = isinstance(error, PublishError) and error.error_code in checkpoints.STALE
                 if (isinstance(error, PublishError) and not error.transient and not stale) or (
                     monotonic() - began > PATIENCE_SECONDS
                 ):
