@@ -5,7 +5,7 @@ rendered, whatever another worker renders meanwhile, and an object that no state
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from time import perf_counter
@@ -150,7 +150,10 @@ class StatementItems:
         run = chunk.run
         folder = f"{self._region}/{run.cut.tenant_id}/statements/{run.period}/{run.job_id}"
         key = f"{folder}/{self._id(chunk, item)}.{digest[:16]}.{suffix}"
-        await _storing(self._store().put, key, data, content_type, bytes.fromhex(digest))
+        try:
+            await self._store().put(key, data, content_type=content_type, sha256=bytes.fromhex(digest))
+        except ObjectStoreError as error:
+            raise _store_failure(error) from error
         return StatementFile(key=key, sha256=digest, bytes=len(data))
 
     async def _refused(self, chunk: _Chunk, item: StatementItem, code: str, reason: str) -> None:
@@ -195,15 +198,6 @@ class StatementItems:
             raise JobFailure("logo_not_found", f"no object {key}", retryable=False) from None
         except ObjectStoreError as error:
             raise _store_failure(error) from error
-
-
-async def _storing(
-    put: Callable[..., Awaitable[object]], key: str, data: bytes, content_type: str, digest: bytes
-) -> None:
-    try:
-        await put(key, data, content_type=content_type, sha256=digest)
-    except ObjectStoreError as error:
-        raise _store_failure(error) from error
 
 
 def _store_failure(error: ObjectStoreError) -> JobFailure:
