@@ -29,7 +29,7 @@ from schemas.subjects import QUERY_PREFIX, parse
 from tools.stack import NatsServer
 
 # What a string of an unknown pattern may look like.
-_CANDIDATES = ("4000", "2026-01", "AED", "a-1", "Patient/1", "urn:x:y", "0/1", "1.5", "text")
+_CANDIDATES = ("4000", "2026-01", "AED", "a-1", "Patient/1", "urn:x:y", "0/1", "1.5", "text", "0" * 64)
 
 
 @dataclass(frozen=True)
@@ -183,4 +183,6 @@ def _text(schema: dict[str, Any]) -> str:
         for text in itertools.chain(("AED",), _CANDIDATES)
         if re.search(schema.get("pattern", ""), text) and len(text) <= schema.get("maxLength", 99)
     )
-    return next(fitting)
+    found = next(fitting, None)
+    assert found is not None, f"no text here fits {schema}: add one to _CANDIDATES"
+    return found
