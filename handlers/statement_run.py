@@ -51,13 +51,15 @@ class Run(NamedTuple):
 class RunSource:
     """Reads of statement runs, as `billing_read`: one short transaction per page or chunk."""
 
-    def __init__(self, database: Database, directory: TenantDirectory, region: str) -> None:
-        self._database, self._directory, self._region = database, directory, region
+    def __init__(self, database: Database, directory: TenantDirectory, region: str, country_profile: str) -> None:
+        """`region` and `country_profile` are the deployment's (domain.admission)."""
+        self._database, self._directory = database, directory
+        self._region, self._country_profile = region, country_profile
 
     async def profile(self, tenant_id: str) -> TenantProfile:
         """The tenant's, admitted as any command's would be. Raises Outage, JobFailure."""
         profile = await self._directory.profile(tenant_id)
-        refusal = admission(profile, self._region)
+        refusal = admission(profile, self._region, self._country_profile)
         if refusal is not None and refusal.retryable:
             raise Outage(refusal.code)
         if refusal is not None or isinstance(profile, Problem):

@@ -13,6 +13,7 @@ from nats.aio.client import Client
 
 from adapters.nats.connection import connect
 from adapters.nats.topology import JOB_QUEUES
+from adapters.neighbours.ports import TenantDirectory
 from adapters.postgres.database import Database
 from adapters.settings import DatabaseSettings, NatsSettings, ObjectStoreSettings, RuntimeSettings, WorkerSettings
 from adapters.telemetry.probes import Check, probes
@@ -56,8 +57,10 @@ async def run_worker(config: WorkerConfig, stop: asyncio.Event) -> bool:
         async with AsyncExitStack() as resources:
             database = await resources.enter_async_context(_read_database(config.database))
             reporter = await resources.enter_async_context(Reporter.on(connection))
-            runner, queues = await _jobs(config, connection, database, reporter, resources)
-            scheduler = _scheduler(config, database, reporter)
+            outside = neighbours(config.runtime)
+            resources.push_async_callback(outside.aclose)
+            runner, queues = await _jobs(config, connection, database, reporter, outside.directory, resources)
+            scheduler = _scheduler(config, database, reporter, outside.directory)
             liveness: dict[str, Check] = {"jobs": runner.check} if queues else {}
             await resources.enter_async_context(
                 probes(
@@ -93,9 +96,8 @@ async def _relay(config: WorkerConfig, connection: Client, stop: asyncio.Event) 
     )
 
 
-def _scheduler(config: WorkerConfig, database: Database, reporter: Reporter) -> Scheduler:
+def _scheduler(config: WorkerConfig, database: Database, reporter: Reporter, directory: TenantDirectory) -> Scheduler:
     given, dsn = config.worker, config.database.database_relay_url or config.database.database_url
-    directory = neighbours(config.runtime).directory
     return Scheduler(
         dsn=dsn.get_secret_value(),
         database=database,
@@ -112,7 +114,12 @@ def _scheduler(config: WorkerConfig, database: Database, reporter: Reporter) -> 
 
 
 async def _jobs(
-    config: WorkerConfig, connection: Client, database: Database, reporter: Reporter, resources: AsyncExitStack
+    config: WorkerConfig,
+    connection: Client,
+    database: Database,
+    reporter: Reporter,
+    directory: TenantDirectory,
+    resources: AsyncExitStack,
 ) -> tuple[JobRunner, list[JobQueue]]:
     """The queues this worker consumes, with what they need open for as long as `resources`."""
     retry = RetryPolicy(config.worker.job_max_deliveries, config.worker.job_retry_first_seconds)
@@ -121,8 +128,7 @@ async def _jobs(
         log.warning("jobs_not_run", queues=list(JOB_QUEUES), reason="OBJECT_STORE_BUCKET is not set")
         return runner, []
     keeper = await resources.enter_async_context(StoreKeeper.keeping(config.objects))
-    directory = neighbours(config.runtime).directory
-    source = RunSource(database, directory, config.runtime.region)
+    source = RunSource(database, directory, config.runtime.region, config.runtime.country_profile)
     threads = config.worker.render_threads or os.cpu_count() or 1
     renderers = resources.enter_context(ThreadPoolExecutor(threads, thread_name_prefix="render"))
     exports = GlExporter(database, lambda: keeper.store, reporter, config.runtime.region)
