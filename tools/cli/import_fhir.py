@@ -56,11 +56,10 @@ def fhir(
 
     quiet()
     plan = _plan(paths, tenant)
-    began = time.perf_counter()
     if dry_run:
         report = Report(plan, [], {}, 0.0, dry_run=True)
     else:
-        report = asyncio.run(_run(plan, timeout_seconds, inbox_prefix, began, as_json=as_json))
+        report = asyncio.run(_run(plan, timeout_seconds, inbox_prefix, as_json=as_json))
     if report_file is not None:
         _write(report, report_file)
     if as_json:
@@ -86,15 +85,11 @@ def _plan(paths: list[Path], tenant: str) -> "Plan":
     return plan_import(load_files(files), tenant)
 
 
-async def _run(
-    plan: "Plan", timeout_seconds: float, inbox_prefix: str | None, began: float, *, as_json: bool
-) -> "Report":
+async def _run(plan: "Plan", timeout_seconds: float, inbox_prefix: str | None, *, as_json: bool) -> "Report":
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from tools.cli.servers import nats_client
-    from tools.fhir_import.asking import ledger_says
-    from tools.fhir_import.report import Report
-    from tools.fhir_import.runner import Runner
+    from tools.fhir_import.importing import run_plan
 
     columns = (
         TextColumn("importing"),
@@ -105,22 +100,13 @@ async def _run(
     )
     async with nats_client(inbox_prefix=inbox_prefix) as connection:
         with Progress(*columns, console=console(stderr=True), disable=as_json, transient=True) as progress:
-            task = progress.add_task("", total=len(plan.steps), rate="0")
+            task, began = progress.add_task("", total=len(plan.steps), rate="0"), time.perf_counter()
 
             def done(_: object) -> None:
-                rate = progress.tasks[0].completed / max(time.perf_counter() - began, 0.001)
+                rate = (progress.tasks[0].completed + 1) / max(time.perf_counter() - began, 0.001)
                 progress.update(task, advance=1, rate=f"{rate:,.0f}")
 
-            runner = Runner(connection, plan, timeout_seconds, done)
-            await runner.run()
-        seconds = time.perf_counter() - began
-        invoices = {document.invoice_id for documents in runner.documents.values() for document in documents}
-        opened = {
-            each.step.body["account_id"] for each in runner.sent if each.command == "account.open" and each.has_effect
-        }
-        lanes = [lane for lane in plan.lanes if str(lane.account_id) in opened]
-        ledger = await ledger_says(connection, plan.tenant_id, lanes, invoices, runner.position)
-    return Report(plan, runner.sent, ledger, seconds, dry_run=False)
+            return await run_plan(connection, plan, timeout_seconds, done)
 
 
 def _write(report: "Report", path: Path) -> None:
