@@ -13,6 +13,7 @@ CODE_SYSTEMS = {
     "http://loinc.org": "*",
     "http://snomed.info/sct": "*",
     "http://hl7.org/fhir/sid/icd-10": "*",
+    "http://hl7.org/fhir/sid/cvx": "*",  # vaccines
     "http://www.ama-assn.org/go/cpt": "*",
     "urn:hospital:services": "*",
 }
