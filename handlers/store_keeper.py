@@ -10,9 +10,10 @@ from typing import Self
 
 import structlog
 
-from adapters.objects.errors import ObjectStoreError, ObjectStoreUnavailable
+from adapters.objects.errors import ObjectStoreError
 from adapters.objects.store import ObjectStore
 from adapters.settings import ObjectStoreSettings
+from handlers.job_outcomes import Outage
 
 log = structlog.get_logger()
 
@@ -25,7 +26,7 @@ class StoreKeeper:
 
     def __init__(self) -> None:
         self._store: ObjectStore | None = None
-        self._failure: ObjectStoreError = ObjectStoreUnavailable("not opened yet")
+        self._failure: ObjectStoreError | None = None
         self._closing = asyncio.Event()
 
     @classmethod
@@ -42,15 +43,19 @@ class StoreKeeper:
 
     @property
     def store(self) -> ObjectStore:
-        """Raises the last ObjectStoreError where it could not be opened yet."""
-        if self._store is None:
-            raise type(self._failure)(str(self._failure))
-        return self._store
+        """Raises the last ObjectStoreError where it could not be opened, and Outage before it is known whether it can."""
+        if self._store is not None:
+            return self._store
+        if self._failure is None:
+            raise Outage("the object store is being opened")
+        raise type(self._failure)(str(self._failure))
 
     async def presign(self, key: str) -> str | None:
         """A link of LINK_SECONDS, or None while the store is not open. Asks nobody."""
+        if self._store is None:
+            return None
         try:
-            return await self.store.presigned_get(key, LINK_SECONDS)
+            return await self._store.presigned_get(key, LINK_SECONDS)
         except ObjectStoreError as error:
             log.warning("link_not_made", code=error.code)
             return None
