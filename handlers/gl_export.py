@@ -39,7 +39,7 @@ log = structlog.get_logger()
 
 KIND = "gl_export"
 # Pages between two looks at whether the job was cancelled: 100,000 entries, a few seconds.
-PAGES_PER_LOOK = 20
+PAGES_PER_LOOK = 50
 
 
 class LedgerDamaged(Exception):

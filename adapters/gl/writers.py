@@ -16,8 +16,8 @@ import pyarrow.parquet as pq  # type: ignore[import-untyped]
 from adapters.gl.layout import AMOUNTS, COLUMNS, INTEGERS, LAYOUT, Line
 from schemas.gl import GlForm, GlFormat
 
-# Lines of one Parquet row group: some 15 MB in memory, and large enough to compress and skip well.
-ROW_GROUP_LINES = 50_000
+# Lines of one Parquet row group: some 8 MB in memory, and large enough to compress and skip well.
+ROW_GROUP_LINES = 25_000
 # 34 digits before the point hold any int64 sum; four after it any currency of ISO 4217.
 _DECIMAL = pa.decimal128(38, 4)
 
@@ -98,6 +98,7 @@ class ParquetWriter:
 
     def _write(self, table: Any) -> None:
         self._parquet.write_table(table.combine_chunks(), row_group_size=ROW_GROUP_LINES)
+        pa.default_memory_pool().release_unused()  # Arrow's allocator would keep it until it needs it again
 
     def _table(self, lines: Sequence[Line]) -> Any:
         arrays = [

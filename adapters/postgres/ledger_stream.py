@@ -17,8 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from adapters.postgres.tables import gl_account, ledger_account, ledger_transfer, tenant_book
 from domain.entities import Transfer
 
-# ~2 MB of rows in memory; hashing and writing them takes some 100 ms, which is given back to the event loop in between.
-PAGE_ROWS = 5_000
+# Some 10 MB as rows, entries and lines. More a page saves few round trips: 5,000 took 30 MB for no time gained.
+PAGE_ROWS = 2_000
 
 _DEBIT, _CREDIT = ledger_account.alias("debit"), ledger_account.alias("credit")
 _SIDES = tuple(side.c[name] for side in (_DEBIT, _CREDIT) for name in ("code", "account_id", "party_id"))
