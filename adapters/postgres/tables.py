@@ -317,6 +317,7 @@ statement = _table(
     _references("job", "job_id"),
     _references("account", "account_id"),
     _index("ix_statement_job_id", "job_id", "recorded_at"),  # the statements of a run
+    _index("ix_statement_recorded_at", "recorded_at"),  # statement.list
     _index("ix_statement_account_id", "account_id", "recorded_at"),  # statement.list of an account
     key=("id",),
 )

@@ -82,6 +82,7 @@ CREATE TABLE statement (
 """)
     op.execute("CREATE INDEX ix_statement_account_id ON statement (tenant_id, account_id, recorded_at)")
     op.execute("CREATE INDEX ix_statement_job_id ON statement (tenant_id, job_id, recorded_at)")
+    op.execute("CREATE INDEX ix_statement_recorded_at ON statement (tenant_id, recorded_at)")
     protect("statement")
 
 
