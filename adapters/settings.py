@@ -155,7 +155,7 @@ class DatabaseSettings(Settings):
     database_url: PostgresUrl = Field(examples=[_POSTGRES_EXAMPLE])
     database_read_url: PostgresUrl | None = Field(default=None, examples=[_POSTGRES_EXAMPLE])
     database_relay_url: PostgresUrl | None = Field(default=None, examples=[_POSTGRES_EXAMPLE])
-    database_pool_size: int = Field(default=20, ge=1, le=500)
+    database_pool_size: int = Field(default=20, ge=2, le=500)
     database_pool_timeout_seconds: Seconds = 5
     database_statement_timeout_seconds: Seconds = 30
 
@@ -205,7 +205,6 @@ class HandlersSettings(Settings):
 
     handler_groups: Names = ()
     fetch_batch_size: int = Field(default=500, ge=1, le=5_000)
-    fetch_timeout_seconds: Seconds = 0.1
     tenant_concurrency: int = Field(default=20, ge=1, le=500)  # never useful above DATABASE_POOL_SIZE
 
 

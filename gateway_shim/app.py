@@ -20,8 +20,11 @@ from gateway_shim.routes import Route
 from schemas import headers, subjects
 from schemas.codes import Code
 from schemas.outcome import Outcome
+from schemas.registry import CommandSpec, QuerySpec
 
 POSITION_HEADER = "Billing-Position"
+QUERY_MARGIN_SECONDS = 0.5
+QUERY_WAIT_MAX_SECONDS = 55.0  # under Kong's read timeout of 60 s
 
 
 def create_app(
@@ -84,12 +87,23 @@ class Shim:
         subject = subjects.query_subject(principal.tenant_id, route.name)
         with _span(request, route, principal) as traceparent:
             try:
-                answer = await self._messenger.query(subject, payload, _headers(request, principal, traceparent))
+                answer = await self._messenger.query(
+                    subject,
+                    payload,
+                    _headers(request, principal, traceparent),
+                    wait_seconds=query_wait_seconds(route.spec),
+                )
             except Unavailable as error:
                 raise HttpProblem(Code.SERVICE_UNAVAILABLE, str(error)) from None
         if answer.error is not None:
             raise problems.of_mesh(answer.error)
         return _json(answer.result or {}, 200, {POSITION_HEADER: answer.position} if answer.position else {})
+
+
+def query_wait_seconds(spec: CommandSpec | QuerySpec) -> float:
+    """A little longer than the handlers work on it: nobody should be told to ask again while an answer is under way."""
+    handlers_seconds = spec.timeout_seconds if isinstance(spec, QuerySpec) else 0.0
+    return min(handlers_seconds + QUERY_MARGIN_SECONDS, QUERY_WAIT_MAX_SECONDS)
 
 
 def _outcome(route: Route, outcome: Outcome) -> Response:

@@ -29,7 +29,7 @@ class Unavailable(Exception):
 
 
 class Messenger:
-    """One per process. `start` before use; the connection stays the caller's."""
+    """One per process. `start` before use; the connection stays the caller's. The reply timeout is for commands."""
 
     def __init__(self, client: Client, *, reply_timeout_seconds: float) -> None:
         self._client = client
@@ -77,11 +77,11 @@ class Messenger:
         finally:
             del self._waiting[token]
 
-    async def query(self, subject: str, payload: bytes, headers: dict[str, str]) -> Answer:
+    async def query(self, subject: str, payload: bytes, headers: dict[str, str], *, wait_seconds: float) -> Answer:
         """Request and reply. Raises Unavailable where nobody answers in time."""
         self._require_connection()
         try:
-            reply = await self._client.request(subject, payload, timeout=self._timeout_seconds, headers=headers)
+            reply = await self._client.request(subject, payload, timeout=wait_seconds, headers=headers)
             return Answer.model_validate_json(reply.data)
         except nats.errors.NoRespondersError:
             raise Unavailable("no query handler is running") from None

@@ -93,8 +93,8 @@ ROUTES = (
 
 
 def by_path() -> dict[str, dict[str, Route]]:
-    """Path template → method → route, in the order of the table."""
+    """Path template → method → route, in the order in which they are tried: `/v1/charges/code-suggestions` is no charge's id."""
     found: dict[str, dict[str, Route]] = {}
-    for route in ROUTES:
+    for route in sorted(ROUTES, key=lambda route: len(route.path_parameters)):
         found.setdefault(route.path, {})[route.method] = route
     return found

@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from time import monotonic
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import structlog
 from faststream import AckPolicy
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 from faststream.nats.annotations import NatsMessage as IncomingMessage
 from nats.aio.client import Client
+from pydantic import SecretStr
 
 from adapters.nats import fetch, tolerant
 from adapters.nats.connection import broker_options
@@ -31,7 +32,7 @@ from handlers.answers import Answers
 from handlers.neighbours import neighbours
 from handlers.pipeline import Pipeline
 from handlers.prepare import Preparation
-from handlers.queries import Outside, Queries, register
+from handlers.queries import CONCURRENCY, Outside, Queries, register
 from handlers.store_keeper import StoreKeeper
 from handlers.suspects import Quarantine, Suspects
 from handlers.turns import Turns
@@ -59,6 +60,19 @@ class HandlersConfig(NamedTuple):
         if unknown := [name for name in chosen if name not in GROUPS]:
             raise SettingsError([f"HANDLER_GROUPS: no such group: {', '.join(unknown)}; there are {', '.join(GROUPS)}"])
         return tuple(chosen)
+
+
+class PoolShares(NamedTuple):
+    """How the connections to the primary are shared out: a rush of queries must not keep payments waiting, nor they it."""
+
+    pipeline: int
+    queries: int
+
+    @classmethod
+    def of(cls, pool_size: int) -> Self:
+        """A quarter for the queries, which go to the replica where there is one; at least one each."""
+        queries = max(1, pool_size // 4)
+        return cls(pool_size - queries, queries)
 
 
 async def run_handlers(config: HandlersConfig, stop: asyncio.Event) -> bool:
@@ -102,7 +116,10 @@ async def _start(
 ) -> tuple[NatsBroker, list[Watchdog]]:
     outside = neighbours(config.runtime)
     resources.push_async_callback(outside.aclose)
-    database = await resources.enter_async_context(_database(config.database, config.database.database_url))
+    shares = PoolShares.of(config.database.database_pool_size)
+    database = await resources.enter_async_context(
+        _database(config.database, config.database.database_url, shares.pipeline)
+    )
     options = broker_options(creds=config.nats.nats_creds, name="billing-handlers", on_closed=on_closed)
     broker: Any = NatsBroker(
         config.nats.servers,
@@ -112,7 +129,7 @@ async def _start(
     )
     connection: Client = await broker.connect()
     tolerant.install(connection)
-    turns = Turns(min(config.handlers.tenant_concurrency, config.database.database_pool_size))
+    turns = Turns(min(config.handlers.tenant_concurrency, shares.pipeline))
     quarantine = Quarantine()
     preparation = Preparation(
         outside.directory, outside.terminology, config.runtime.region, config.runtime.country_profile
@@ -131,16 +148,19 @@ async def _start(
         ):
             subscribers.append(_subscribe(broker, config.handlers.fetch_batch_size, pipeline, watchdog))
             watchdogs.append(watchdog)
+    primary = await resources.enter_async_context(
+        _database(config.database, config.database.database_url, shares.queries)
+    )
     replica = None
-    if config.database.database_read_url is not None:
-        replica = await resources.enter_async_context(_database(config.database, config.database.database_read_url))
+    if (read_url := config.database.database_read_url) is not None:
+        replica = await resources.enter_async_context(_database(config.database, read_url, CONCURRENCY))
     presign = None
     if config.objects is not None:
         presign = (await resources.enter_async_context(StoreKeeper.keeping(config.objects))).presign
     suggest: dict[str, Outside] = {"charge.suggest_codes": outside.suggestions.suggest}
     register(
         broker,
-        Queries(database, replica, _profile(outside.directory, config.runtime), presign=presign, outside=suggest),
+        Queries(primary, replica, _profile(outside.directory, config.runtime), presign=presign, outside=suggest),
     )
     await broker.start()
     for watchdog, subscriber in zip(watchdogs, subscribers, strict=True):
@@ -190,11 +210,11 @@ def _profile(directory: TenantDirectory, runtime: RuntimeSettings) -> Callable[[
 
 
 @asynccontextmanager
-async def _database(settings: DatabaseSettings, url: Any) -> AsyncIterator[Database]:
+async def _database(settings: DatabaseSettings, url: SecretStr, pool_size: int) -> AsyncIterator[Database]:
     database = Database(
         url.get_secret_value(),
         application_name="billing-handlers",
-        pool_size=settings.database_pool_size,
+        pool_size=pool_size,
         checkout_timeout_seconds=settings.database_pool_timeout_seconds,
         statement_timeout_ms=int(settings.database_statement_timeout_seconds * 1000),
     )

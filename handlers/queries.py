@@ -34,10 +34,10 @@ log = structlog.get_logger()
 
 QUEUE_GROUP = "billing-queries"
 SUBJECT = f"{QUERY_PREFIX}.*.*.*"
-QUERY_TIMEOUT_SECONDS = 5.0
-VERIFY_TIMEOUT_SECONDS = 300.0  # 20,000 transfers took 2.7 s on two busy cores: about two million
-CONCURRENCY = 16  # below the connection pool's 20, so that queries never take the last connection
+CONCURRENCY = 16  # in PostgreSQL at a time
 VERIFY_CONCURRENCY = 1  # it is CPU in this process and scans in PostgreSQL
+WORKERS = 64  # taken up at a time, those that wait for a slot or for another service included
+UNKNOWN_TIMEOUT_SECONDS = 5.0
 MAX_WAITING = 1_000  # messages not yet started; the broker drops further ones, and their senders time out
 MAX_ANSWER_BYTES = 1_000_000  # NATS takes 1 MiB, headers included
 MAX_FIELDS = 20  # paths of invalid fields an answer lists
@@ -62,9 +62,11 @@ class Queries:
         presign: Presign | None = None,
         outside: Mapping[str, Outside] | None = None,
         concurrency: int = CONCURRENCY,
-        timeout_seconds: float = QUERY_TIMEOUT_SECONDS,
+        timeout_seconds: float | None = None,
     ) -> None:
-        """`presign` makes links to objects; without it, answers have none. `outside` answers the queries of `OUTSIDE`."""
+        """`presign` makes links to objects; without it, answers have none. `outside` answers the queries of `OUTSIDE`.
+        `timeout_seconds` is for all queries what the registry says of each.
+        """
         self._source = ReadSource(primary, replica)
         self._presign = presign
         self._outside = outside or {}
@@ -84,10 +86,14 @@ class Queries:
         return answered.body
 
     async def _bounded(self, name: str, address: Address | None, body: bytes) -> Answer:
-        verifying = name == "ledger.verify"
-        seconds = VERIFY_TIMEOUT_SECONDS if verifying else self._timeout_seconds
+        spec = QUERIES.get(name)
+        seconds = self._timeout_seconds or (spec.timeout_seconds if spec else UNKNOWN_TIMEOUT_SECONDS)
+        slots = self._slots_of(name)
+        if slots is self._verify_slots and slots.locked():
+            # Minutes long: waiting ones would take every worker, and with them all other queries.
+            return Answer(error=problem(Code.SERVICE_UNAVAILABLE, "another verification is running here: ask again"))
         try:
-            async with asyncio.timeout(seconds), self._slots_of(name):
+            async with asyncio.timeout(seconds), slots:
                 return await self._answer(address, body)
         except DATABASE_ERRORS as error:
             log.warning("query_failed", query=name, tenant_id=address and address.tenant_id, error=type(error).__name__)
@@ -179,7 +185,7 @@ def register(broker: NatsBroker, queries: Queries) -> None:
     @broker.subscriber(
         SUBJECT,
         queue=QUEUE_GROUP,
-        max_workers=CONCURRENCY,
+        max_workers=WORKERS,
         pending_msgs_limit=MAX_WAITING,
         decoder=_raw,
         include_in_schema=False,

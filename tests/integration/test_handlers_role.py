@@ -17,7 +17,7 @@ import pytest
 
 from adapters.nats.topology import COMMANDS_STREAM
 from adapters.settings import DatabaseSettings, HandlersSettings, NatsSettings, RuntimeSettings, load
-from handlers.app import HandlersConfig, run_handlers
+from handlers.app import HandlersConfig, PoolShares, run_handlers
 from schemas.tenant import TenantProfile
 from tests.fixtures.servers import Database
 from tests.integration.pipeline_support import publish_raw
@@ -89,6 +89,48 @@ async def applied(database: Database, tenant: str) -> set[str]:
         return {row[0] for row in rows}
     finally:
         await connection.close()
+
+
+async def test_queries_that_hang_leave_the_commands_their_connections(
+    env: dict[str, str], tenant: str, database: Database, nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = await nats.connect(nats_server.url("admin"))
+    locker = await asyncpg.connect(database.dsn("postgres"))
+    async with running(env | {"DATABASE_POOL_SIZE": "4"}, monkeypatch):
+        async with locker.transaction():
+            await locker.execute("LOCK TABLE payment IN ACCESS EXCLUSIVE MODE")
+            subject = f"billing.v1.qry.{tenant}.payment.list"
+            hanging = [asyncio.create_task(client.request(subject, b"{}", timeout=WAIT_SECONDS)) for _ in range(8)]
+            await until(lambda: _waits_for_lock(database))
+            published = await publish(client.jetstream(), tenant, 1)
+            async with asyncio.timeout(2):
+                await until(lambda: _all_applied(database, tenant, published))
+        for answer in await asyncio.gather(*hanging):
+            assert json.loads(answer.data)["error"] is None
+    await locker.close()
+    await client.close()
+
+
+async def _waits_for_lock(database: Database) -> bool:
+    connection = await asyncpg.connect(database.dsn("postgres"))
+    try:
+        waiting = (
+            "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        )
+        return bool(await connection.fetchval(waiting))
+    finally:
+        await connection.close()
+
+
+async def _all_applied(database: Database, tenant: str, published: set[str]) -> bool:
+    return published <= await applied(database, tenant)
+
+
+def test_the_connections_are_shared_out_and_none_is_added() -> None:
+    assert PoolShares.of(20) == (15, 5)
+    for size in range(2, 101):
+        shares = PoolShares.of(size)
+        assert sum(shares) == size and min(shares) >= 1
 
 
 async def test_sigterm_under_load_finishes_what_is_in_hand_and_gives_the_rest_back(

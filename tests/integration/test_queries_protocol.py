@@ -204,6 +204,26 @@ async def test_a_slow_query_ends_and_a_busy_process_has_limits(
     assert (await ask(narrow, tenant, "account.list"))["error"] is None
 
 
+async def test_a_second_verification_is_refused_while_one_runs_and_other_queries_go_on(
+    database: ModuleDatabase, read: Database, tenant: str
+) -> None:
+    """Waiting for their turn, verifications would take up every worker of the process for minutes."""
+    engine = create_async_engine(sqlalchemy_url(database.dsn("postgres")), poolclass=NullPool)
+    queries = Queries(read, None, profile)
+    async with engine.begin() as locker:
+        await locker.execute(text("LOCK TABLE ledger_transfer IN ACCESS EXCLUSIVE MODE"))
+        first = asyncio.create_task(ask(queries, tenant, "ledger.verify"))
+        while not queries._verify_slots.locked():  # noqa: ASYNC110  the next turns of the loop take it
+            await asyncio.sleep(0)
+        async with asyncio.timeout(1):
+            second = await ask(queries, tenant, "ledger.verify")
+            other = await ask(queries, tenant, "account.list")
+        assert (second["error"]["code"], second["error"]["retryable"]) == ("service_unavailable", True)
+        assert other["error"] is None and not first.done()
+    await engine.dispose()
+    assert (await first)["error"] is None
+
+
 async def test_an_answer_too_large_for_nats_says_so(app: Database, read: Database, tenant: str) -> None:
     """200 accounts with 20 parties of long names are more than a message can carry."""
     name = "ن" * 200

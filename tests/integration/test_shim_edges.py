@@ -10,9 +10,11 @@ from uuid import uuid4
 import httpx
 import pytest
 
+from gateway_shim.app import query_wait_seconds
 from gateway_shim.serve import running
 from schemas.codes import Code
 from schemas.outcome import Answer, problem
+from schemas.registry import QUERIES
 from tests.integration.shim_peer import Peer, applied, peer, silent
 from tests.integration.shim_support import Api, account, api, api_settings, payment
 from tools.sandbox.issuer import Issuer
@@ -195,13 +197,21 @@ async def test_a_path_parameter_is_not_a_query_parameter(shim: Api) -> None:
     assert (await shim.get("/v1/accounts?cursor=" + "x" * 5000)).status_code == 400
 
 
-async def test_a_refused_and_an_unanswered_query(nats_server: NatsServer, issuer: Issuer, handlers: Peer) -> None:
-    async with api(nats_server, issuer, reply_timeout_seconds=0.3) as shim:
+async def test_a_refused_and_an_unanswered_query(
+    nats_server: NatsServer, issuer: Issuer, handlers: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway_shim.app.QUERY_WAIT_MAX_SECONDS", 0.3)
+    async with api(nats_server, issuer) as shim:
         handlers.answer = lambda *_: Answer(error=problem(Code.ACCOUNT_NOT_FOUND))
         assert _problem(await shim.get(f"/v1/accounts/{UUID_TEXT}")) == (404, "account_not_found")
         handlers.answer = lambda *_: None
         response = await shim.get(f"/v1/accounts/{UUID_TEXT}")
         assert _problem(response) == (503, "service_unavailable") and response.headers["Retry-After"]
+
+
+def test_a_query_is_waited_for_longer_than_it_is_worked_on_and_shorter_than_kong_waits() -> None:
+    for spec in QUERIES.values():
+        assert min(spec.timeout_seconds, 54.0) < query_wait_seconds(spec) < 60.0, spec.name
 
 
 async def test_a_query_without_handlers_is_refused_at_once(shim: Api) -> None:

@@ -4,10 +4,14 @@ import json
 from collections import Counter
 
 import jsonschema
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Match
+from starlette.routing import Route as StarletteRoute
 
 from gateway_shim import openapi
 from gateway_shim.problems import MEDIA_TYPE, HttpProblem, ShimCode, response
-from gateway_shim.routes import ROUTES
+from gateway_shim.routes import ROUTES, by_path
 from schemas.codes import Code
 from schemas.registry import COMMANDS, QUERIES
 
@@ -20,6 +24,19 @@ def test_every_command_and_query_has_exactly_one_route() -> None:
 
 def test_no_two_routes_share_a_method_and_path() -> None:
     assert max(Counter((route.method, route.path) for route in ROUTES).values()) == 1
+
+
+def test_no_path_is_taken_for_the_id_of_another() -> None:
+    """Starlette tries paths in order, whatever their method."""
+    tried = [StarletteRoute(path, _nothing) for path in by_path()]
+    for path in by_path():
+        scope = {"type": "http", "method": "GET", "path": path, "headers": []}
+        first = next(route for route in tried if route.matches(scope)[0] is Match.FULL)
+        assert first.path == path
+
+
+async def _nothing(_: Request) -> Response:
+    return Response()
 
 
 WITH_FREE_TEXT = {"charge.suggest_codes"}  # in a body: URLs end up in logs
