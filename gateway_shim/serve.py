@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import httpx
 import structlog
 
 from adapters.nats.connection import connect
+from adapters.nats.tls import tls_of
 from adapters.settings import NatsSettings, RuntimeSettings, ShimSettings, TelemetrySettings, check, load
 from adapters.telemetry.http_server import serving
 from adapters.telemetry.probes import probes
@@ -77,7 +77,7 @@ async def running(settings: ApiSettings, *, stop: asyncio.Event) -> AsyncIterato
         client = await connect(
             settings.nats.servers,
             creds=settings.nats.nats_creds,
-            tls=_tls(settings.nats),
+            tls=tls_of(settings.nats),
             name="billing-api",
             on_closed=closed,
             connect_timeout_seconds=settings.nats.nats_connect_timeout_seconds,
@@ -107,12 +107,3 @@ async def running(settings: ApiSettings, *, stop: asyncio.Event) -> AsyncIterato
                 yield Ports(http_port, metrics_port)
     finally:
         await client.close()
-
-
-def _tls(settings: NatsSettings) -> ssl.SSLContext | None:
-    if settings.nats_tls_ca_file is None and settings.nats_tls_cert_file is None:
-        return None
-    context = ssl.create_default_context(cafile=settings.nats_tls_ca_file)
-    if settings.nats_tls_cert_file is not None:
-        context.load_cert_chain(settings.nats_tls_cert_file, settings.nats_tls_key_file)
-    return context

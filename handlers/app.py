@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from adapters.nats import fetch, tolerant
 from adapters.nats.connection import broker_options
+from adapters.nats.tls import tls_of
 from adapters.nats.topology import COMMANDS_STREAM, REPLAY_STREAM, durable, durable_configs, replay_durable
 from adapters.neighbours.ports import TenantDirectory
 from adapters.postgres.database import Database
@@ -120,7 +121,9 @@ async def _start(
     database = await resources.enter_async_context(
         _database(config.database, config.database.database_url, shares.pipeline)
     )
-    options = broker_options(creds=config.nats.nats_creds, name="billing-handlers", on_closed=on_closed)
+    options = broker_options(
+        creds=config.nats.nats_creds, tls=tls_of(config.nats), name="billing-handlers", on_closed=on_closed
+    )
     broker: Any = NatsBroker(
         config.nats.servers,
         **options,

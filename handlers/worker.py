@@ -12,6 +12,7 @@ import structlog
 from nats.aio.client import Client
 
 from adapters.nats.connection import connect
+from adapters.nats.tls import tls_of
 from adapters.nats.topology import JOB_QUEUES
 from adapters.neighbours.ports import TenantDirectory
 from adapters.postgres.database import Database
@@ -51,7 +52,11 @@ async def run_worker(config: WorkerConfig, stop: asyncio.Event) -> bool:
             stop.set()
 
     connection = await connect(
-        config.nats.servers, creds=config.nats.nats_creds, name="billing-worker", on_closed=on_closed
+        config.nats.servers,
+        creds=config.nats.nats_creds,
+        tls=tls_of(config.nats),
+        name="billing-worker",
+        on_closed=on_closed,
     )
     try:
         async with AsyncExitStack() as resources:

@@ -132,22 +132,24 @@ class Neighbour:
             retry=retry_if_exception(_worth_repeating),
             reraise=True,
         )
+        progress = _Progress()
         try:
             with tracing.span(
                 f"{self.name} {ask.method}", "client", attributes={"billing.neighbour": self.name}
             ) as parent:
                 async with asyncio.timeout(self.limits.deadline_seconds):
-                    answer: T = await retrying(self._try, ask, read, parent)
+                    answer: T = await retrying(self._try, ask, read, parent, progress)
         except TimeoutError:
-            self._failed("timeout")
-            raise Unavailable("timeout", "no answer by the deadline") from None
+            outcome = "timeout" if progress.seconds > self.limits.deadline_seconds / 2 else "busy"
+            self._failed(outcome)
+            raise Unavailable(outcome, "no answer by the deadline") from None
         except Unavailable as error:
             self._failed(error.outcome)
             raise
         self._answered()
         return answer
 
-    async def _try(self, ask: Ask, read: Callable[[Reply], T], traceparent: str | None) -> T:
+    async def _try(self, ask: Ask, read: Callable[[Reply], T], traceparent: str | None, progress: "_Progress") -> T:
         outcome, started = "busy", None
         try:
             async with self._slots:
@@ -169,7 +171,9 @@ class Neighbour:
         finally:
             metrics.REQUESTS.labels(self.name, outcome).inc()
             if started is not None:
-                metrics.DURATION.labels(self.name).observe(time.perf_counter() - started)
+                seconds = time.perf_counter() - started
+                progress.seconds += seconds
+                metrics.DURATION.labels(self.name).observe(seconds)
 
     async def _send(self, ask: Ask, traceparent: str | None) -> Reply:
         headers = {**ask.headers, **({"traceparent": traceparent} if traceparent else {})}
@@ -203,6 +207,12 @@ class Neighbour:
             log.warning("neighbour_away", neighbour=self.name, outcome=outcome)
         elif not self.away:
             log.warning("neighbour_failed", neighbour=self.name, outcome=outcome)
+
+
+class _Progress:
+    """How long the service has had to answer. Time spent in our own queue says nothing about it."""
+
+    seconds = 0.0
 
 
 def _worth_repeating(error: BaseException) -> bool:

@@ -27,12 +27,17 @@ class HttpTenantDirectory:
     """`adapters.neighbours.ports.TenantDirectory` over HTTP."""
 
     def __init__(
-        self, neighbour: Neighbour, *, fresh_seconds: float = FRESH_SECONDS, stale_seconds: float = STALE_SECONDS
+        self,
+        neighbour: Neighbour,
+        *,
+        fresh_seconds: float = FRESH_SECONDS,
+        stale_seconds: float = STALE_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._neighbour = neighbour
         self._fresh_seconds, self._stale_seconds = fresh_seconds, stale_seconds
         self._cache: Cache[str, TenantProfile | None] = Cache(
-            neighbour, self._fetch, patience_seconds=PATIENCE_SECONDS, size=SIZE
+            neighbour, self._fetch, patience_seconds=patience_seconds, size=SIZE
         )
 
     async def profile(self, tenant_id: str) -> TenantProfile | Problem:

@@ -28,10 +28,16 @@ _FHIR_JSON = "application/fhir+json"
 class HttpTerminology:
     """`adapters.neighbours.ports.Terminology` over HTTP."""
 
-    def __init__(self, neighbour: Neighbour, *, valid_seconds: float = VALID_SECONDS) -> None:
+    def __init__(
+        self,
+        neighbour: Neighbour,
+        *,
+        valid_seconds: float = VALID_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
+    ) -> None:
         self._neighbour, self._valid_seconds = neighbour, valid_seconds
         self._cache: Cache[CodedItem, bool] = Cache(
-            neighbour, self._fetch, patience_seconds=PATIENCE_SECONDS, size=SIZE
+            neighbour, self._fetch, patience_seconds=patience_seconds, size=SIZE
         )
 
     async def validate(self, items: Iterable[CodedItem]) -> Mapping[CodedItem, Problem | None]:

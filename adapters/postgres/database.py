@@ -17,7 +17,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from adapters.postgres.dsn import sqlalchemy_url
+from adapters.postgres.dsn import sqlalchemy_url, tls_arguments
 from schemas.subjects import TENANT
 
 Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
@@ -81,6 +81,7 @@ class Database:
             max_overflow=0,
             pool_timeout=checkout_timeout_seconds,
             connect_args={
+                **tls_arguments(dsn),
                 "timeout": CONNECT_TIMEOUT_SECONDS,
                 "statement_cache_size": STATEMENT_CACHE_SIZE,
                 "max_cached_statement_lifetime": STATEMENT_LIFETIME_SECONDS,

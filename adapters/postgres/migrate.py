@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from adapters.postgres.dsn import sqlalchemy_url
+from adapters.postgres.dsn import sqlalchemy_url, tls_arguments
 
 Phase = Literal["expand", "migrate", "contract"]
 PHASES: tuple[Phase, ...] = ("expand", "migrate", "contract")
@@ -105,7 +105,7 @@ def _config(output_buffer: io.StringIO | None = None, **attributes: Any) -> Conf
 
 async def _on_connection(owner_dsn: str, function: Any) -> Any:
     # asyncpg is the only driver here: Alembic, which is synchronous, runs inside SQLAlchemy's greenlet.
-    engine = create_async_engine(sqlalchemy_url(owner_dsn), poolclass=NullPool)
+    engine = create_async_engine(sqlalchemy_url(owner_dsn), poolclass=NullPool, connect_args=tls_arguments(owner_dsn))
     try:
         async with engine.connect() as connection:
             return await connection.run_sync(function)

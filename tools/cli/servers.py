@@ -36,6 +36,7 @@ async def nats_client(
     from nats.errors import Error as NatsError
 
     from adapters.nats.connection import connect, without_credentials
+    from adapters.nats.tls import tls_of
     from adapters.settings import NatsSettings, load
 
     settings = settings or load(NatsSettings)
@@ -44,7 +45,13 @@ async def nats_client(
     try:
         client = await _within(
             timeout_seconds,
-            connect(settings.servers, creds=settings.nats_creds, name="billing-cli", inbox_prefix=inbox_prefix),
+            connect(
+                settings.servers,
+                creds=settings.nats_creds,
+                tls=tls_of(settings),
+                name="billing-cli",
+                inbox_prefix=inbox_prefix,
+            ),
         )
     except TimeoutError:
         raise CliError(

@@ -1,7 +1,6 @@
 """One service on a port of its own that can be taken down (connection refused) and put up again at the same place."""
 
 import asyncio
-import socket
 import ssl
 from collections import Counter
 from pathlib import Path
@@ -54,10 +53,10 @@ class Listener:
         """Listen. Raises OSError where the port is taken."""
         if self._server is not None:
             return
-        listening = socket.create_server((HOST, self._port), backlog=_BACKLOG)
-        loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(
-            self._protocol, sock=listening, ssl=self._tls.context if self._tls else None, backlog=_BACKLOG
+        # By address, not with a socket of ours: asyncio turns Nagle's algorithm off (40 ms per answer) only for sockets whose
+        # protocol is set, and `socket.create_server` leaves it at 0.
+        self._server = await asyncio.get_running_loop().create_server(
+            self._protocol, HOST, self._port, ssl=self._tls.context if self._tls else None, backlog=_BACKLOG
         )
 
     def down(self) -> None:

@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Self
 
+from adapters.tls import TlsFiles
 from tools.stack import nats_permissions as permissions
 from tools.stack.paths import binary, locked
 from tools.stack.ports import free_ports
@@ -28,13 +29,22 @@ class NatsServer:
     Ports and passwords are chosen once and kept, so a restart comes back at the same URL with the same data.
     """
 
-    def __init__(self, directory: Path, *, sync_interval: str = "always", server_name: str = "billing-1") -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        sync_interval: str = "always",
+        server_name: str = "billing-1",
+        tls: TlsFiles | None = None,
+    ) -> None:
+        """`tls`: clients must use TLS and show a certificate of its CA."""
         self.directory = directory
         self._process = ServerProcess("nats-server", directory)
         self._state_path = directory / "state.json"
         self._config_path = directory / "nats.conf"
         self._sync_interval = sync_interval
         self._server_name = server_name
+        self._tls = tls
 
     def __enter__(self) -> Self:
         return self if self.is_running() else self.start()
@@ -140,7 +150,7 @@ class NatsServer:
 
     def _write_state(self, state: dict[str, Any]) -> None:
         _write_private(self._state_path, json.dumps(state, indent=2))
-        _write_private(self._config_path, _config(state, self.directory / "jetstream"))
+        _write_private(self._config_path, _config(state, self.directory / "jetstream", self._tls))
 
 
 def _new_state(sync_interval: str, server_name: str) -> dict[str, Any]:
@@ -155,13 +165,13 @@ def _new_state(sync_interval: str, server_name: str) -> dict[str, Any]:
     }
 
 
-def _config(state: dict[str, Any], store: Path) -> str:
+def _config(state: dict[str, Any], store: Path, tls: TlsFiles | None) -> str:
     """The configuration file. NATS reads JSON as configuration, which saves quoting."""
     users = [_user(role, state["passwords"][role], granted) for role, granted in permissions.ROLES.items()]
     for tenant in state["tenants"]:
         name = permissions.tenant_user(tenant)
         users.append(_user(name, state["passwords"][name], permissions.tenant_permissions(tenant)))
-    document = {
+    document: dict[str, Any] = {
         "server_name": state["server_name"],
         "listen": f"127.0.0.1:{state['port']}",
         "http": f"127.0.0.1:{state['monitoring_port']}",
@@ -169,6 +179,9 @@ def _config(state: dict[str, Any], store: Path) -> str:
         "jetstream": {"store_dir": str(store), "sync_interval": state["sync_interval"], "max_file_store": 20 * 2**30},
         "authorization": {"users": users},
     }
+    if tls is not None:
+        files = {"cert_file": str(tls.certificate), "key_file": str(tls.key), "ca_file": str(tls.ca)}
+        document["tls"] = files | {"verify": True}
     return json.dumps(document, indent=2)
 
 
