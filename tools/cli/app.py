@@ -6,6 +6,7 @@ import typer
 
 from tools.bench import command as bench
 from tools.cli import (
+    canary,
     demo,
     dev,
     dlq,
@@ -65,6 +66,7 @@ app.add_typer(jobs.app, name="jobs", rich_help_panel="Operations")
 app.add_typer(import_fhir.app, name="import", rich_help_panel="Operations")
 app.add_typer(replay.app, name="replay", rich_help_panel="Operations")
 app.add_typer(dlq.app, name="dlq", rich_help_panel="Operations")
+app.add_typer(canary.app, name="canary", rich_help_panel="Operations")
 app.command(rich_help_panel="On this machine")(demo.demo)
 app.command(rich_help_panel="On this machine")(docs.docs)
 app.command(rich_help_panel="On this machine")(bench.bench)
