@@ -72,12 +72,13 @@ async def _superuser(mesh: Mesh, statement: str) -> str:
 
 
 def test_a_row_that_somebody_changed_is_found(mesh: Mesh, rebuild: Callable[..., Result]) -> None:
-    change = "UPDATE account SET locale = '{}' WHERE tenant_id = 'herat-clinic' AND locale = '{}'"
-    assert in_thread(_superuser(mesh, change.format("ar", "en"))) != "UPDATE 0"
+    forged = "'RelatedPerson/forged'"
+    change = f"UPDATE account SET guarantor = {forged} WHERE tenant_id = 'herat-clinic' AND guarantor IS NULL"
+    assert in_thread(_superuser(mesh, change)) != "UPDATE 0"
     try:
         result = rebuild("--tenant", "herat-clinic")
     finally:
-        in_thread(_superuser(mesh, change.format("en", "ar")))
+        in_thread(_superuser(mesh, f"UPDATE account SET guarantor = NULL WHERE guarantor = {forged}"))
     assert result.code == 1
     (found,) = result.data["tenants"]
     assert [table["table"] for table in found["tables"] if not table["same"]] == ["account"]

@@ -33,10 +33,10 @@ async def list_letters(wanted: "Filter", *, one_by_one: bool, as_json: bool) -> 
         _print_letters(found)
     else:
         rows = [
-            (len(group), code, reason, name, f"{group[0].stored.recorded_at:%Y-%m-%d %H:%M}Z", _numbers(group))
+            (len(group), code, name, f"{group[0].stored.recorded_at:%m-%d %H:%M}", _numbers(group), _short(reason))
             for (code, reason, name), group in by_reason(found).items()
         ]
-        print_table(("letters#", "code", "reason", "group", "since", "numbers"), rows)
+        print_table(("letters#", "code", "group", "since", "numbers", "reason"), rows)
     return OK
 
 
@@ -53,6 +53,12 @@ def _print_letters(found: "list[Letter]") -> None:
         for letter in found
     ]
     print_table(("number#", "since", "subject", "code", "attempts#", "state"), rows)
+
+
+def _short(reason: str) -> str:
+    """A third of the terminal, over a few lines at most; `billing dlq show` has the whole."""
+    most = max(40, console().width // 2)
+    return reason if len(reason) <= most else f"{reason[: most - 1]}…"
 
 
 def _numbers(group: "list[Letter]") -> str:

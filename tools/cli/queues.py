@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from adapters.nats.consumer_state import ConsumerState
 
-_COLUMNS = ("group", "depth#", "in flight#", "again#", "in/s#", "out/s#", "oldest#", "wanted#", "state")
+_COLUMNS = ("group", "depth#", "unacked#", "again#", "in/s#", "out/s#", "oldest#", "want#", "state")
 # What the scaling rule goes by: one replica per so many messages of depth, within its bounds. The chart's values are the same.
 LAG_PER_REPLICA = 1_000
 MIN_REPLICAS, MAX_REPLICAS = 3, 10

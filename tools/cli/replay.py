@@ -27,8 +27,13 @@ Subject = Annotated[
 Tenant = Annotated[str | None, typer.Option("--tenant", help="One tenant's messages only.")]
 Group = Annotated[str | None, typer.Option("--group", help="One consumer group's messages only.")]
 Ids = Annotated[list[str] | None, typer.Option("--id", help="A command id; may be repeated; @FILE has one per line.")]
-Header = Annotated[list[str] | None, typer.Option("--header", metavar="PREDICATE", help="Billing-Actor=nurse-7")]
-Where = Annotated[list[str] | None, typer.Option("--where", metavar="PREDICATE", help="amount.amount_minor>=100000")]
+Header = Annotated[
+    list[str] | None, typer.Option("--header", metavar="PREDICATE", help="On a header: Billing-Actor=nurse-7")
+]
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="PREDICATE", help="On the body: method=cash, amount.amount_minor>=100"),
+]
 Execute = Annotated[bool, typer.Option("--execute", help="Do it. Without, nothing is changed.")]
 Reason = Annotated[str | None, typer.Option("--reason", help="Why: kept in the audit event.")]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]

@@ -103,6 +103,10 @@ def new_replay_id() -> str:
     return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
 
 
+# Terminals from here on have room for message ids beside subjects.
+_WIDE = 120
+
+
 def show_plan(plan: "Plan", *, dry_run: bool) -> None:
     out = console()
     headline = "would be replayed" if dry_run else "selected"
@@ -117,14 +121,14 @@ def show_plan(plan: "Plan", *, dry_run: bool) -> None:
         if len(plan.by_subject) > len(rows):
             out.print(f"… and {len(plan.by_subject) - len(rows):,} more subjects; --json has all")
         named = [("first", plan.first), *(("sample", each) for each in plan.sample), ("last", plan.last)]
-        print_table(
-            ("", "sequence#", "recorded", "subject", "message id"),
-            [
-                (what, each.sequence, f"{each.recorded_at:%Y-%m-%d %H:%M:%S}Z", each.subject, each.message_id)
-                for what, each in named
-                if each is not None
-            ],
-        )
+        columns = ("", "sequence#", "recorded", "subject", "message id")
+        cells = [
+            (what, each.sequence, f"{each.recorded_at:%m-%d %H:%M:%S}Z", each.subject, each.message_id)
+            for what, each in named
+            if each is not None
+        ]
+        shown = len(columns) if out.width >= _WIDE else len(columns) - 1
+        print_table(columns[:shown], [row[:shown] for row in cells])
         money = f"{plan.money_moving:,} move money (--allow-money)" if plan.money_moving else "none moves money"
         out.print(
             f"consumer groups: {', '.join(sorted(plan.groups))}; tenants: {len(plan.tenants):,}; {money}", markup=False

@@ -51,7 +51,8 @@ async def picture(database: Database, tenant_id: str) -> Picture:
         found = {}
         for table in tables():
             row = (await connection.execute(text(_digest(table)))).one()
-            found[table.name] = TablePicture(row.rows, row.digest)
+            # A plain str: SQLAlchemy's names are a subclass, which orjson takes for no key.
+            found[str(table.name)] = TablePicture(row.rows, row.digest)
     return Picture(int(commands or 0), verified.head_sequence, verified.head_hash, len(verified.mismatches), found)
 
 
