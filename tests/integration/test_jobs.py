@@ -294,9 +294,7 @@ def _report(job_id: UUID, total: int | None = None) -> ReportJob:
     return ReportJob(job_id=job_id, status="running", total=total)
 
 
-async def test_many_reports_at_once_and_each_has_its_own_outcome(
-    bench: Bench, record_property: Callable[[str, object], None]
-) -> None:
+async def test_many_reports_at_once_and_each_has_its_own_outcome(bench: Bench) -> None:
     count = 500
     jobs_asked = [bench.job_id, *(uuid4() for _ in range(count - 1))]
     began = asyncio.get_running_loop().time()
@@ -306,7 +304,6 @@ async def test_many_reports_at_once_and_each_has_its_own_outcome(
     seconds = asyncio.get_running_loop().time() - began
     assert outcomes[0].status == "applied"
     assert {outcome.error.code for outcome in outcomes[1:] if outcome.error} == {"job_not_found"}
-    record_property("reports_per_second", round(count / seconds))
     assert count / seconds > 20  # one after the other they would be fewer; several hundred on an idle machine
 
 
