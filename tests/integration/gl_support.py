@@ -1,7 +1,6 @@
 """A hospital's ledger, the `jobs` consumer group and a worker with the GL queue, over real NATS, PostgreSQL and S3."""
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -13,7 +12,7 @@ import orjson
 from pydantic import SecretStr
 
 from adapters.nats.connection import connect
-from adapters.objects import ObjectStore, ObjectStoreMisconfigured, ObjectStoreUnavailable
+from adapters.objects import ObjectStore
 from adapters.postgres.database import Database as Pool
 from adapters.settings import ObjectStoreSettings
 from handlers.gl_export import GlExporter
@@ -36,19 +35,6 @@ def object_settings(server: SeaweedFS, **changes: object) -> ObjectStoreSettings
         object_store_secret_access_key=SecretStr(server.secret_access_key),
     )
     return whole.model_copy(update=changes)
-
-
-async def wait_for_bucket(server: SeaweedFS) -> None:
-    """The server answers before its bucket is there."""
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            async with ObjectStore.open(object_settings(server)):
-                return
-        except (ObjectStoreMisconfigured, ObjectStoreUnavailable):
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(0.1)
 
 
 class Books:

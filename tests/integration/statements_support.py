@@ -13,14 +13,12 @@ import orjson
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from adapters.objects.errors import ObjectStoreMisconfigured, ObjectStoreUnavailable
-from adapters.objects.store import ObjectStore
 from adapters.postgres.database import Database
 from adapters.settings import ObjectStoreSettings
 from schemas.outcome import Outcome
 from schemas.subjects import command_subject, event_subject, query_subject
 from schemas.tenant import Locale
-from tests.fixtures.servers import TEMPLATE, run_async
+from tests.fixtures.servers import TEMPLATE
 from tests.integration.query_hospital import Hospital
 from tools.cli.command_client import CommandClient
 from tools.stack import SeaweedFS, Stack
@@ -46,19 +44,7 @@ def object_env(server: SeaweedFS) -> dict[str, str]:
 def object_server(stack: Stack, name: str) -> Iterator[SeaweedFS]:
     """An S3 server of the test's own, with its bucket."""
     with SeaweedFS(stack.directory / name) as server:
-        run_async(wait_for_bucket(server))
         yield server
-
-
-async def wait_for_bucket(server: SeaweedFS) -> None:
-    """The server answers before its bucket is there."""
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                async with ObjectStore.open(object_settings(server)):
-                    return
-            except (ObjectStoreMisconfigured, ObjectStoreUnavailable):
-                await asyncio.sleep(0.1)
 
 
 def object_settings(server: SeaweedFS) -> ObjectStoreSettings:

@@ -16,8 +16,8 @@ from pydantic import SecretStr
 
 from adapters.objects import ObjectStore
 from adapters.settings import ObjectStoreSettings
-from tests.fixtures.servers import Database, run_async
-from tests.integration.gl_support import Books, object_settings, wait_for_bucket, working
+from tests.fixtures.servers import Database
+from tests.integration.gl_support import Books, object_settings, working
 from tools.stack import NatsServer, SeaweedFS, Stack
 
 FORMATS = ["csv", "jsonl", "parquet"]
@@ -26,7 +26,6 @@ FORMATS = ["csv", "jsonl", "parquet"]
 @pytest.fixture(scope="module")
 def s3(stack: Stack) -> Iterator[SeaweedFS]:
     with SeaweedFS(stack.directory / "objects-of-test-gl-export") as started:
-        run_async(wait_for_bucket(started))
         yield started
 
 

@@ -3,7 +3,6 @@
 import asyncio
 import hashlib
 import threading
-import time
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Iterator
@@ -31,7 +30,6 @@ from adapters.objects import (
 from adapters.objects.errors import translated
 from adapters.objects.upload import PART_BYTES, Upload
 from adapters.settings import ObjectStoreSettings
-from tests.fixtures.servers import run_async
 from tools.stack import SeaweedFS, Stack, seaweedfs
 
 KEY = "local-1/t-1/statements/1405-08/one.pdf"
@@ -46,7 +44,6 @@ def server(stack: Stack) -> Iterator[SeaweedFS]:
     kms = {"default_provider": "local", "providers": {"local": {"type": "local", "enableOnDemandCreate": True}}}
     patch.setattr(seaweedfs, "_identities", lambda state: {**plain(state), "kms": kms})
     with SeaweedFS(stack.directory / "objects-of-test-objects") as started:
-        run_async(_wait_for_bucket(started))
         yield started
     patch.undo()
 
@@ -60,19 +57,6 @@ def settings(server: SeaweedFS, **other: object) -> ObjectStoreSettings:
         object_store_secret_access_key=SecretStr(server.secret_access_key),
     )
     return whole.model_copy(update=other)
-
-
-async def _wait_for_bucket(server: SeaweedFS) -> None:
-    """The server answers before its bucket is there."""
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            async with ObjectStore.open(settings(server)):
-                return
-        except (ObjectStoreMisconfigured, ObjectStoreUnavailable):
-            if time.monotonic() > deadline:
-                raise
-            await asyncio.sleep(0.1)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import secrets
 import signal
-import urllib.error
 import urllib.request
 from pathlib import Path
 from typing import Any, Self
@@ -13,6 +12,7 @@ from tools.stack.ports import free_ports
 from tools.stack.process import ServerProcess, StackError
 
 BUCKET = "billing-documents"
+REGION = "us-east-1"
 _READY_TIMEOUT_SECONDS = 30
 _STOP_TIMEOUT_SECONDS = 10
 _SERVERS = ("master", "volume", "filer", "s3")
@@ -82,14 +82,22 @@ class SeaweedFS:
         return self._process.is_running()
 
     def _answers(self) -> bool:
-        """Ready when the bucket answers an anonymous request with a refusal rather than 'no such bucket'."""
+        """Ready when its owner finds the bucket: it is made a moment after the server answers, and refuses strangers."""
+        url = f"{self.endpoint_url}/{self.bucket}/"
         try:
-            urllib.request.urlopen(f"{self.endpoint_url}/{self.bucket}/", timeout=1).close()  # noqa: S310  loopback
-        except urllib.error.HTTPError as error:
-            return error.code == 403
-        except OSError:
+            urllib.request.urlopen(self._signed("HEAD", url), timeout=1).close()  # noqa: S310  loopback
+        except OSError:  # an HTTP error is one
             return False
         return True
+
+    def _signed(self, method: str, url: str) -> urllib.request.Request:
+        from botocore.auth import S3SigV4Auth  # type: ignore[import-untyped]
+        from botocore.awsrequest import AWSRequest  # type: ignore[import-untyped]
+        from botocore.credentials import Credentials  # type: ignore[import-untyped]
+
+        signed = AWSRequest(method, url)
+        S3SigV4Auth(Credentials(self.access_key_id, self.secret_access_key), "s3", REGION).add_auth(signed)
+        return urllib.request.Request(url, headers=dict(signed.headers.items()), method=method)  # noqa: S310
 
     def _state(self) -> dict[str, Any]:
         try:
