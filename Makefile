@@ -65,6 +65,7 @@ down: setup  ## Stop what `make up` started in another terminal
 .PHONY: bench
 bench: setup  ## Measure payments per second and latency; writes docs/benchmarks.*
 	$(BIN)/billing bench --output docs $(ARGS)
+	$(BIN)/python -m tools.bench.offline --output docs
 
 .PHONY: docs
 docs: setup  ## Write OpenAPI, AsyncAPI and JSON Schemas into docs/

@@ -28,9 +28,7 @@ HELP = """Billing mesh: commands in on NATS, double-entry books in PostgreSQL, e
 Exit codes: 0 done; 1 ran, and the answer is no; 2 wrong arguments or settings; 3 a server is away.
 """
 
-app = typer.Typer(
-    name="billing", help=HELP, invoke_without_command=True, add_completion=False, pretty_exceptions_enable=False
-)
+app = typer.Typer(name="billing", help=HELP, invoke_without_command=True, pretty_exceptions_enable=False)
 
 
 def start(
