@@ -88,11 +88,13 @@ sidecar.istio.io/nativeSidecar: "true"
 - {name: COUNTRY_PROFILE, value: {{ required "region.countryProfile is required: there is no default country" $values.region.countryProfile | quote }}}
 - {name: SHUTDOWN_GRACE_SECONDS, value: {{ $values.shutdownGraceSeconds | quote }}}
 - {name: METRICS_PORT, value: "9464"}
+{{- if ne $role "migrate" }}
 - {name: LOG_LEVEL, value: {{ $values.telemetry.logLevel | quote }}}
 - {name: LOG_FORMAT, value: json}
 - {name: OTEL_EXPORTER_OTLP_ENDPOINT, value: {{ required "telemetry.otlpEndpoint is required: the region's collector" $values.telemetry.otlpEndpoint | quote }}}
 - {name: OTEL_SERVICE_NAME, value: {{ printf "%s-%s" (include "billing.name" $root) $role | quote }}}
 - {name: TRACE_SAMPLE_RATIO, value: {{ $values.telemetry.traceSampleRatio | quote }}}
+{{- end }}
 - {name: NATS_URL, value: {{ required "nats.url is required: the region's cluster" $values.nats.url | quote }}}
 - {name: NATS_REPLICAS, value: {{ $values.nats.replicas | quote }}}
 - {name: NATS_CREDS, value: {{ include "billing.secretDirectory" "nats" }}/nats.creds}

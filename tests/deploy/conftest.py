@@ -1,0 +1,24 @@
+"""Deployment checks: run by `make check-deploy`, which makes .venv-deploy with Helm, docker-compose, hadolint and checkov."""
+
+import os
+
+import pytest
+
+from tests.deploy.chart import DEPLOY_BIN, Chart
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Not part of `make test`: the tools are 400 MB that nobody needs who works on the service."""
+    if os.environ.get("CHECK_DEPLOY"):
+        assert (DEPLOY_BIN / "python").exists(), "make check-deploy makes .venv-deploy"
+        return
+    skip = pytest.mark.skip(reason="make check-deploy runs these")
+    for item in items:
+        if "/tests/deploy/" in item.path.as_posix():
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def chart() -> Chart:
+    """Every scenario, rendered once."""
+    return Chart.rendered()
