@@ -20,7 +20,7 @@ VERSION = "1"
 TITLE = "Billing"
 DESCRIPTION = f"""
 A thin HTTP form of the billing mesh. Every `POST` and `PATCH` is a command: it is queued durably, decided once, and
-answered with its outcome. Every `GET` is a query.
+answered with its outcome. Every `GET` is a query, and so is asking for code suggestions, whose text has no place in a URL.
 
 * **Retries are safe.** Send an `Idempotency-Key`: the same key and body give the same outcome, `status: duplicate`.
   Routes that move money require it. The command id is the UUIDv5 of tenant, newline and key in the namespace
@@ -280,15 +280,11 @@ def _schemas() -> Json:
 
 
 def _tidy(schema: Any, name: str = "") -> Any:
-    """Says in JSON Schema what the models check in Python: currencies and decimal quantities."""
+    """Says in JSON Schema what the models check in Python: which currencies there are."""
     if isinstance(schema, list):
         return [_tidy(each) for each in schema]
     if not isinstance(schema, dict):
         return schema
     if name == "currency" and schema.get("type") == "string":
         return {"$ref": _REF.format(model="Currency")}
-    if schema.get("anyOf") == [{"type": "string"}, {"type": "integer"}]:
-        text = {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,3})?$"}
-        number = {"type": "integer", "exclusiveMinimum": 0, "exclusiveMaximum": 10**9}
-        return {"title": schema.get("title"), "anyOf": [text, number]}
     return {key: _tidy(value, key) for key, value in schema.items()}

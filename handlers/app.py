@@ -30,7 +30,7 @@ from adapters.settings import (
 from adapters.telemetry.probes import probes
 from domain.admission import admission
 from handlers.answers import Answers
-from handlers.neighbours import neighbours
+from handlers.neighbours import Neighbours, neighbours
 from handlers.pipeline import Pipeline
 from handlers.prepare import Preparation
 from handlers.queries import CONCURRENCY, Outside, Queries, register
@@ -151,9 +151,16 @@ async def _start(
         ):
             subscribers.append(_subscribe(broker, config.handlers.fetch_batch_size, pipeline, watchdog))
             watchdogs.append(watchdog)
-    primary = await resources.enter_async_context(
-        _database(config.database, config.database.database_url, shares.queries)
-    )
+    register(broker, await _queries(config, resources, outside, shares.queries))
+    await broker.start()
+    for watchdog, subscriber in zip(watchdogs, subscribers, strict=True):
+        watchdog.fetch = fetch.install(subscriber, connection, durable=watchdog.durable)
+    return broker, watchdogs
+
+
+async def _queries(config: HandlersConfig, resources: AsyncExitStack, outside: Neighbours, connections: int) -> Queries:
+    """On connections of their own, `connections` to the primary."""
+    primary = await resources.enter_async_context(_database(config.database, config.database.database_url, connections))
     replica = None
     if (read_url := config.database.database_read_url) is not None:
         replica = await resources.enter_async_context(_database(config.database, read_url, CONCURRENCY))
@@ -161,14 +168,7 @@ async def _start(
     if config.objects is not None:
         presign = (await resources.enter_async_context(StoreKeeper.keeping(config.objects))).presign
     suggest: dict[str, Outside] = {"charge.suggest_codes": outside.suggestions.suggest}
-    register(
-        broker,
-        Queries(primary, replica, _profile(outside.directory, config.runtime), presign=presign, outside=suggest),
-    )
-    await broker.start()
-    for watchdog, subscriber in zip(watchdogs, subscribers, strict=True):
-        watchdog.fetch = fetch.install(subscriber, connection, durable=watchdog.durable)
-    return broker, watchdogs
+    return Queries(primary, replica, _profile(outside.directory, config.runtime), presign=presign, outside=suggest)
 
 
 def _subscribe(broker: NatsBroker, batch_size: int, pipeline: Pipeline, watchdog: Watchdog) -> Any:

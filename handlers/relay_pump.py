@@ -58,7 +58,7 @@ class Pump:
                 back_off = BACK_OFF_MIN_SECONDS
             except StreamUnavailable as error:
                 metrics.ERRORS.labels(self._stream, "unavailable").inc()
-                self._log.warning("relay_stream_unavailable", reason=str(error))
+                self._log.warning("relay_stream_unavailable", error=str(error))
                 await pause(stop, back_off)
                 back_off = min(2 * back_off, BACK_OFF_MAX_SECONDS)
                 continue
@@ -89,7 +89,7 @@ class Pump:
                 # A duplicate id refuses the whole batch, and says so only of the batch: singles find out which, and
                 # go on.
                 metrics.ERRORS.labels(self._stream, "batch").inc()
-                self._log.info("relay_batch_refused", rows=len(rows), reason=str(error))
+                self._log.info("relay_batch_refused", rows=len(rows), error=str(error))
             else:
                 self._release(rows)
                 await self._sent(rows, "batch")
@@ -142,7 +142,7 @@ class Pump:
             outbox_id=row.id,
             subject=row.subject,
             error_code=error.error_code,
-            reason=str(error),
+            error=str(error),
         )
 
 

@@ -99,16 +99,16 @@ class StatementItems:
             documents = await self._rendered(chunk, item, content)
         except (Stopping, OSError, MemoryError):
             raise
-        except StatementMismatch as mismatch:
-            return await self._refused(chunk, item, MISMATCH, str(mismatch))
+        except StatementMismatch:
+            return await self._refused(chunk, item, MISMATCH)
         except LogoUnusable as error:
             raise JobFailure(error.code, str(error), retryable=False) from None
         except DocumentError as error:
-            return await self._refused(chunk, item, error.code, str(error))
+            return await self._refused(chunk, item, error.code)
         except Exception as error:
             # A bug with this one content: tried again it would fail again, and take the whole run with it.
             log.exception("statement_crashed", tenant=chunk.run.cut.tenant_id, error=type(error).__name__)
-            return await self._refused(chunk, item, FAILED, type(error).__name__)
+            return await self._refused(chunk, item, FAILED)
         record = await self._stored(chunk, item, content, documents)
         await self._record(chunk, item, record, "issued")
 
@@ -156,11 +156,10 @@ class StatementItems:
             raise _store_failure(error) from error
         return StatementFile(key=key, sha256=digest, bytes=len(data))
 
-    async def _refused(self, chunk: _Chunk, item: StatementItem, code: str, reason: str) -> None:
+    async def _refused(self, chunk: _Chunk, item: StatementItem, code: str) -> None:
+        """The error's text is not logged: it may hold amounts, or the characters of a name."""
         statement_id = str(self._id(chunk, item))
-        log.warning(
-            "statement_not_made", tenant=chunk.run.cut.tenant_id, statement=statement_id, code=code, reason=reason
-        )
+        log.warning("statement_not_made", tenant=chunk.run.cut.tenant_id, statement_id=statement_id, code=code)
         await self._record(chunk, item, self._body(chunk, item).model_copy(update={"error_code": code}), "failed")
 
     async def _record(self, chunk: _Chunk, item: StatementItem, body: RecordStatement, outcome: str) -> None:

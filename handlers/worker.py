@@ -130,7 +130,7 @@ async def _jobs(
     retry = RetryPolicy(config.worker.job_max_deliveries, config.worker.job_retry_first_seconds)
     runner = JobRunner(connection, reporter, retry=retry)
     if config.objects is None:
-        log.warning("jobs_not_run", queues=list(JOB_QUEUES), reason="OBJECT_STORE_BUCKET is not set")
+        log.warning("jobs_not_run", queues=list(JOB_QUEUES), unset="OBJECT_STORE_BUCKET")
         return runner, []
     keeper = await resources.enter_async_context(StoreKeeper.keeping(config.objects))
     source = RunSource(database, directory, config.runtime.region, config.runtime.country_profile)

@@ -14,6 +14,7 @@ from schemas.codes import Code
 from schemas.registry import COMMANDS, EVENTS, QUERIES
 from tools.docs import asyncapi, json_schemas
 from tools.docs.generate import DIRECTORY, difference, write
+from tools.stack.paths import PROJECT_ROOT
 
 NAMES = [*COMMANDS, *EVENTS, *QUERIES]
 CHARGE = {
@@ -156,3 +157,18 @@ def _unknown_keywords(schema: Any) -> set[str]:
         for each in schema.get(word, []):
             unknown |= _unknown_keywords(each)
     return unknown
+
+
+IMAGINED = {"schemas/deposit.py", "domain/deposit.py"}  # the capability that architecture.md adds, say
+
+
+def test_the_tests_and_modules_that_the_documents_name_exist() -> None:
+    pages = [PROJECT_ROOT / "README.md", *sorted((PROJECT_ROOT / "docs").rglob("*.md"))]
+    named = re.compile(r"`((?:tests|tools|schemas|domain|adapters|handlers|gateway_shim|docs)/[\w./*-]+)`")
+    missing = [
+        f"{page.relative_to(PROJECT_ROOT)}: {path}"
+        for page in pages
+        for path in named.findall(page.read_text())
+        if path not in IMAGINED and not any(PROJECT_ROOT.glob(path.rstrip("/")))
+    ]
+    assert missing == []

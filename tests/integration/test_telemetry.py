@@ -1,5 +1,6 @@
 """Logs without secrets or patients, probes that tell dead from unready, traces that reach a collector."""
 
+import ast
 import asyncio
 import io
 import json
@@ -20,7 +21,9 @@ from adapters.telemetry import logging as telemetry_logging
 from adapters.telemetry import probes as probes_module
 from adapters.telemetry import tracing
 from adapters.telemetry.probes import Heartbeat, probes
+from adapters.telemetry.redaction import SENSITIVE_KEYS
 from schemas.account import OpenAccount
+from tools.stack.paths import PROJECT_ROOT
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
@@ -53,6 +56,20 @@ def test_a_line_has_ids_and_no_patient(lines: io.StringIO) -> None:
     assert (line["event"], line["level"], line["role"], line["code"]) == ("refused", "info", "test", "account_closed")
     assert line["context"] == {"invoice_id": "i-1", "deeper": {}}
     assert "Zmarai" not in lines.getvalue() and "Patient" not in lines.getvalue() and line["timestamp"]
+
+
+def test_no_line_is_written_with_a_key_that_is_dropped() -> None:
+    """What is dropped was meant to be read by somebody: it needs another name, or not to be logged."""
+    found = [
+        f"{path}:{call.lineno} {keyword.arg}"
+        for package in ("adapters", "domain", "gateway_shim", "handlers", "tools")
+        for path in (PROJECT_ROOT / package).rglob("*.py")
+        for call in ast.walk(ast.parse(path.read_text()))
+        if isinstance(call, ast.Call) and ast.unparse(call.func).split(".")[-2:-1] in (["log"], ["_log"])
+        for keyword in call.keywords
+        if keyword.arg in SENSITIVE_KEYS
+    ]
+    assert found == []
 
 
 def test_urls_and_tokens_lose_their_secrets(lines: io.StringIO) -> None:
