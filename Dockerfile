@@ -3,10 +3,12 @@ ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
 FROM ${PYTHON_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
+# "+psutil" for compose.yaml, whose sandbox is a development tool; nothing for production.
+ARG EXTRA_PACKAGES=""
 WORKDIR /build
 COPY pyproject.toml requirements.lock README.md tools/deploy/image_requirements.py ./
 # The part of the project's own lock that the service runs on, hashes and all; wheels only, so that nothing needs a compiler.
-RUN python image_requirements.py > runtime.lock \
+RUN python image_requirements.py ${EXTRA_PACKAGES} > runtime.lock \
     && python image_requirements.py setuptools > build.lock \
     && python -m venv /opt/billing \
     && /opt/billing/bin/pip install --only-binary=:all: --require-hashes -r runtime.lock \

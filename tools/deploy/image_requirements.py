@@ -1,8 +1,8 @@
 """Prints the part of requirements.lock that the image needs, with its hashes: no servers, no test tools.
 
-    python image_requirements.py [PACKAGE…]
+    python image_requirements.py [PACKAGE… | +PACKAGE…]
 
-Without packages: pyproject.toml's own dependencies and what they need. It imports nothing, so it runs in an empty interpreter.
+Without packages: pyproject.toml's own dependencies and what they need; `+psutil` adds to them. It imports nothing, so it runs in an empty interpreter.
 The lock says in `# via` who needs each package; whoever is reached from the wanted ones is in.
 """
 
@@ -48,10 +48,10 @@ def closure(locked: list[Locked], wanted: set[str]) -> list[Locked]:
 
 def main(arguments: list[str]) -> None:
     here = Path.cwd()
-    wanted = {normal(name) for name in arguments}
-    if not wanted:
+    wanted = {normal(name.removeprefix("+")) for name in arguments}
+    if all(name.startswith("+") for name in arguments):
         project = tomllib.loads((here / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-        wanted = {normal(dependency) for dependency in project["dependencies"]}
+        wanted |= {normal(dependency) for dependency in project["dependencies"]}
     locked = packages((here / "requirements.lock").read_text(encoding="utf-8"))
     sys.stdout.write("".join(each.text for each in closure(locked, wanted)))
 
