@@ -21,6 +21,7 @@ from nats import errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.js.client import JetStreamContext
 
 log = structlog.get_logger()
 
@@ -82,8 +83,10 @@ class AdaptiveFetch:
         if self._draining.is_set():
             await asyncio.sleep(BACK_OFF_MIN_SECONDS)  # the caller's loop may take a moment to see that it is over
             raise errors.TimeoutError
+        self._take_over()
         if not self._messages:
             await self._ask(batch)
+            self._take_over()
         return self._hand_over(batch)
 
     async def drain(self) -> None:
@@ -97,6 +100,7 @@ class AdaptiveFetch:
             if self._nc.is_connected:
                 # Ends the request at the server, then waits for all it sent before that to be here.
                 await subscription.drain()  # type: ignore[no-untyped-call]
+        self._take_over()
         while self._messages:
             await self._messages.popleft().nak()
 
@@ -105,6 +109,16 @@ class AdaptiveFetch:
         await self.drain()
         if not self._nc.is_closed:
             await self._inner.unsubscribe()
+
+    def _take_over(self) -> None:
+        """What came to `inner` after its own last fetch had given up: a request that FastStream began before `install` can be
+        answered at that very moment, and nobody else would look there until ack_wait is over."""
+        inner = getattr(self._inner, "_sub", None)
+        while inner is not None and not inner._pending_queue.empty():
+            message = inner._pending_queue.get_nowait()
+            inner._pending_size -= len(message.data)
+            if not JetStreamContext.is_status_msg(message):
+                self._messages.append(message)
 
     def _hand_over(self, batch: int) -> list[Msg]:
         if not self._messages or self._draining.is_set():
@@ -181,7 +195,8 @@ class AdaptiveFetch:
 def install(subscriber: Any, nc: Client, *, durable: str) -> AdaptiveFetch:
     """Put an `AdaptiveFetch` in place of a started FastStream batch subscriber's subscription, and return it.
 
-    To be called right after `await broker.start()`. A fetch FastStream has begun by then ends by itself.
+    To be called right after `await broker.start()`. A fetch FastStream has begun by then ends by itself; what comes too late
+    for it is taken over.
     """
     fetch = AdaptiveFetch(
         subscriber.subscription,

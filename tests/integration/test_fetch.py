@@ -31,6 +31,7 @@ WINDOW_SECONDS = 5.0
 def test_versions_are_the_ones_this_was_written_against() -> None:
     """`install` replaces an attribute of FastStream's subscriber; on another version, read its pull loop again."""
     assert version("faststream") == "0.7.8"
+    assert version("nats-py") == "2.16.0"  # `_take_over` empties its subscription's queue
 
 
 @pytest.fixture
@@ -260,3 +261,20 @@ async def test_publish_many_keeps_order_and_refuses_one_by_one(admin: Client) ->
     assert refused == [1, 3]
     received = [await subscription.next_msg(timeout=5) for _ in range(3)]
     assert [(message.data, message.headers) for message in received] == [(b"1", None), (b"2", {"A": "b"}), (b"", None)]
+
+
+async def test_what_comes_to_the_first_fetch_too_late_is_not_left_for_ack_wait(
+    nats_server: NatsServer, admin: Client, durable: str
+) -> None:
+    """FastStream's own first fetch gives up just before the server answers it: 30 s of silence for whoever waits."""
+    async with running(nats_server, durable) as consumer:
+        await publish(admin, durable, 1)
+        handled = len((await consumer.batches.get())[1])  # FastStream's own fetch is over
+        deliver = consumer.fetch._inner._deliver
+        request = b'{"batch":20,"expires":1000000000}'
+        await consumer.connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{durable}", request, reply=deliver)
+        await consumer.connection.flush()
+        await publish(admin, durable, 40)
+        async with asyncio.timeout(5):
+            while handled < 41:
+                handled += len((await consumer.batches.get())[1])

@@ -12,13 +12,15 @@ def demo(as_json: Json = False) -> None:
 
     Example: billing demo --json | jq .checks
     """
-    from tools.demo.run import run
+    from tools.demo.run import DemoBroken, run
     from tools.stack import StackError
 
     try:
         kept, figures = run(as_json=as_json)
     except StackError as error:
         raise CliError(f"the demo's servers did not start: {error}", UNAVAILABLE) from None
+    except DemoBroken as error:
+        raise CliError(f"the demo broke off: {error}; the logs are in {error.logs}", FAILED) from error
     if as_json:
         print_json(figures)
     if not kept:

@@ -17,7 +17,8 @@ from schemas.subjects import command_subject, query_subject
 from tools.stack.mesh import Mesh
 from tools.stack.nats_permissions import tenant_inbox_prefix
 
-ANSWER_SECONDS = 20.0
+# A message that its handler lost comes again after ACK_WAIT (30 s): late, and worth knowing, but not unanswered.
+ANSWER_SECONDS = 45.0
 _BY_NAME: dict[str, Route] = {route.name: route for route in ROUTES}
 
 

@@ -1,9 +1,11 @@
 """Runs the demo: a mesh of its own, the three days at once, then the books and the promises."""
 
 import asyncio
+import shutil
 import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any
 
 import nats
@@ -22,10 +24,29 @@ MALFORMED = 2  # sent by the story of Kabul
 EVENTS_SECONDS = 20.0
 
 
+class DemoBroken(Exception):
+    """The day could not be lived to its end. The servers are gone; `logs` is where their logs are."""
+
+    def __init__(self, what: str, logs: Path) -> None:
+        super().__init__(what)
+        self.logs = logs
+
+
+def _kept_logs(directory: Path) -> Path:
+    """Copies the logs of a stack that is about to be deleted."""
+    kept = directory.with_name(f"{directory.name}-failed")
+    shutil.rmtree(kept, ignore_errors=True)
+    for log in directory.rglob("*.log"):
+        target = kept / log.relative_to(directory)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(log, target)
+    return kept
+
+
 def run(*, as_json: bool = False) -> tuple[bool, dict[str, Any]]:
     """Returns whether every promise held, and the figures. Prints tables to stdout unless `as_json`.
 
-    Raises StackError where a server or a role does not start.
+    Raises StackError where a server or a role does not start, DemoBroken where a command or query is not answered.
     """
     began = time.monotonic()
     progress = Console(stderr=True)
@@ -40,7 +61,10 @@ def run(*, as_json: bool = False) -> tuple[bool, dict[str, Any]]:
             f"The mesh was started in {started - began:.1f} s: NATS JetStream, PostgreSQL 16, handlers, worker, HTTP shim.\n"
             "Three hospitals live a day, half over NATS, half over HTTP with JWTs.\n"
         )
-        hospitals, all_books, held = asyncio.run(_day(mesh, [profile.tenant_id for profile in profiles]))
+        try:
+            hospitals, all_books, held = asyncio.run(_day(mesh, [profile.tenant_id for profile in profiles]))
+        except Exception as error:
+            raise DemoBroken(f"{type(error).__name__}: {error}", _kept_logs(stack.directory)) from error
         if not as_json:
             report.show(console, hospitals, all_books)
             console.print(report.checks_panel(held, time.monotonic() - began))
