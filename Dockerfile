@@ -1,7 +1,5 @@
 # One image for every role: `billing api` by default, `billing worker` with WORKER=true, any other role as an argument.
-ARG PYTHON_IMAGE=python:3.11-slim-bookworm
-
-FROM ${PYTHON_IMAGE} AS build
+FROM python:3.11-slim-bookworm AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PYTHONDONTWRITEBYTECODE=1
 # "+psutil" for compose.yaml, whose sandbox is a development tool; nothing for production.
 ARG EXTRA_PACKAGES=""
@@ -26,7 +24,7 @@ RUN python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist . \
     && /opt/billing/bin/pip uninstall --yes pip setuptools \
     && /opt/billing/bin/python -m compileall -q /opt/billing/lib
 
-FROM ${PYTHON_IMAGE}
+FROM python:3.11-slim-bookworm
 LABEL org.opencontainers.image.title="billing" \
       org.opencontainers.image.description="A hospital group's billing mesh: shim, handlers, worker and migrations" \
       org.opencontainers.image.source="service-billing"

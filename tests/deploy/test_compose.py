@@ -38,7 +38,7 @@ _ENV = {"PATH": "/usr/bin:/bin", "HOME": "/nonexistent"}
 
 
 def _compose(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    command = [DEPLOY_BIN / "docker-compose", *arguments]
+    command = [str(DEPLOY_BIN / "docker-compose"), *arguments]
     return subprocess.run(command, cwd=PROJECT_ROOT, env=_ENV, capture_output=True, text=True, check=False, timeout=60)
 
 
@@ -119,7 +119,9 @@ def test_no_secret_is_in_the_file(everything: dict[str, Any]) -> None:
         for variable, value in (service.get("environment") or {}).items():
             if re.search(r"PASSWORD|SECRET|API_KEY|_URL|CREDS", variable) and value:
                 assert variable.endswith("_FILE") or "@" not in value, f"{name}: {variable}"
-                assert not re.search(r"PASSWORD|SECRET|CREDS", variable) or variable.endswith("_FILE"), f"{name}: {variable}"
+                assert not re.search(r"PASSWORD|SECRET|CREDS", variable) or variable.endswith("_FILE"), (
+                    f"{name}: {variable}"
+                )
 
 
 def test_each_role_sees_its_own_secrets_only(everything: dict[str, Any]) -> None:
@@ -215,41 +217,37 @@ async def test_sandbox_is_reached_by_its_compose_name(tmp_path: Path, monkeypatc
     stop = asyncio.Event()
     serving = asyncio.create_task(compose_sandbox.serve(tmp_path, stop))
     try:
-        context = ssl.create_default_context(cafile=await _until_written(tmp_path / "ca.crt"))
-        context.load_cert_chain(tmp_path / "client.crt", tmp_path / "client.key")
-        port = compose_sandbox.PORTS["tenant-service"]
-        answer = await _ask(port, context, "/tenants/kabul-central")
+        answer = await _ask(compose_sandbox.PORTS["tenant-service"], tmp_path, "/tenants/kabul-central")
         assert '"region":"af-kabul-1"' in answer.replace(" ", "")
     finally:
         stop.set()
         await serving
 
 
-async def _until_written(path: Path) -> Path:
+async def _ask(port: int, directory: Path, path: str) -> str:
+    """GET over mTLS, as soon as the sandbox listens; the certificate has to be for its compose name."""
     async with asyncio.timeout(20):
-        while not (path.exists() and (path.parent / "client.key").exists()):
-            await asyncio.sleep(0.02)
-    return path
-
-
-async def _ask(port: int, context: ssl.SSLContext, path: str) -> str:
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                reader, writer = await asyncio.open_connection(
-                    "127.0.0.1", port, ssl=context, server_hostname=compose_sandbox.HOST
-                )
-                break
-            except ConnectionRefusedError:
-                await asyncio.sleep(0.02)
+        reader, writer = await _connected(port, directory)
         writer.write(f"GET {path} HTTP/1.1\r\nHost: sandbox\r\nConnection: close\r\n\r\n".encode())
         answer = (await reader.read()).decode()
         writer.close()
     return answer
 
 
+async def _connected(port: int, directory: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    while True:
+        try:
+            context = ssl.create_default_context(cafile=directory / "ca.crt")
+            context.load_cert_chain(directory / "client.crt", directory / "client.key")
+            return await asyncio.open_connection("127.0.0.1", port, ssl=context, server_hostname=compose_sandbox.HOST)
+        except (FileNotFoundError, ConnectionRefusedError):
+            await asyncio.sleep(0.02)
+
+
 def test_each_of_kongs_routes_verifies_the_token() -> None:
-    document = kong_config.declarative("http://sandbox:8080", kong_config.signing_key(Keys("http://sandbox:8080").document()))
+    document = kong_config.declarative(
+        "http://sandbox:8080", kong_config.signing_key(Keys("http://sandbox:8080").document())
+    )
     (service,) = document["services"]
     assert [route["name"] for route in service["routes"]] == [route.name for route in ROUTES]
     for route in service["routes"]:
@@ -293,6 +291,10 @@ def test_yaml_is_well_formed_without_repeated_keys() -> None:
     paths = ["compose.yaml", "deploy", "charts/billing/values.yaml", "charts/billing/values-afg.yaml",
              "charts/billing/values-are.yaml", "charts/billing/ci"]  # fmt: skip
     result = subprocess.run(
-        [DEPLOY_BIN / "yamllint", "--strict", "-d", rules, *paths], cwd=PROJECT_ROOT, capture_output=True, text=True, check=False
+        [DEPLOY_BIN / "yamllint", "--strict", "-d", rules, *paths],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stdout

@@ -1,4 +1,4 @@
-"""Every rendered object against its schema, unknown fields refused: core kinds by kubernetes-validate, custom ones by their types."""
+"""Every rendered object against its schema, unknown fields refused: core kinds by kubernetes-validate, custom by types."""
 
 import json
 import shutil
@@ -54,7 +54,7 @@ def test_every_kind_is_checked_by_something(chart: Chart) -> None:
 def _kubernetes_validate(directory: Path, manifests: list[dict[str, Any]]) -> "subprocess.CompletedProcess[str]":
     file = directory / "manifests.yaml"
     file.write_text("\n---\n".join(json.dumps(each) for each in manifests))
-    command = [DEPLOY_BIN / "kubernetes-validate", "--strict", "--quiet", "-k", KUBERNETES, file]
+    command = [str(DEPLOY_BIN / "kubernetes-validate"), "--strict", "--quiet", "-k", KUBERNETES, str(file)]
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=110)
 
 
@@ -141,4 +141,4 @@ def test_unknown_custom_fields_are_noticed(chart: Chart, compiler: Path) -> None
         manifests.append(manifest)
     result = _compile(compiler, "wrong", manifests)
     assert result.returncode != 0
-    assert [str(path[-1]) for path in UNKNOWN.values() if f"'{path[-1]}'" not in result.stdout] == []
+    assert [str(path[-1]) for path in UNKNOWN.values() if f'"{path[-1]}"' not in result.stdout] == []

@@ -84,7 +84,9 @@ class Finding:
 
 @app.command()
 def check(
-    prometheus: Annotated[str, typer.Option(metavar="URL", help="Base URL of the Prometheus that scrapes the release.")],
+    prometheus: Annotated[
+        str, typer.Option(metavar="URL", help="Base URL of the Prometheus that scrapes the release.")
+    ],
     scope: Annotated[str, typer.Option(help="""Labels of everything, e.g. 'namespace="billing"'.""")] = EVERYTHING,
     api: Annotated[
         str, typer.Option(help="""Labels of the shim's pods to judge, e.g. 'rollouts_pod_template_hash="5d8f"'.""")
@@ -173,9 +175,10 @@ def _ask(client: "httpx.Client", query: str) -> float | None:
 
     try:
         answer = client.get("/api/v1/query", params={"query": query})
-        document: dict[str, Any] = answer.json()
     except httpx.HTTPError as error:
         raise CliError(f"Prometheus: {type(error).__name__}; check --prometheus", UNAVAILABLE) from None
+    try:
+        document: dict[str, Any] = answer.json()
     except ValueError:
         raise CliError(f"Prometheus: HTTP {answer.status_code} without JSON; check --prometheus", UNAVAILABLE) from None
     if document.get("errorType") == "bad_data":

@@ -2,8 +2,8 @@
 
     python -m tools.deploy.compose_init DIRECTORY
 
-One folder per service below DIRECTORY (each a volume), nobody's secrets in another's. Passwords and the CA are made once and kept in
-`init/`; everything else is written again each time, so certificates are never older than the last `up`.
+One folder per service below DIRECTORY (each a volume), nobody's secrets in another's. Passwords and the CA are made once
+and kept in `init/`; everything else is written again each time, so certificates are never older than the last `up`.
 """
 
 import json
@@ -34,7 +34,11 @@ REPLICATION_ROLE = "billing_replication"
 NATS_USERS = {"api": "shim", "handlers": "handlers", "worker": "worker", "migrate": "admin", "operator": "operator"}
 DATABASE_USERS = {
     "handlers": {"DATABASE_URL": "billing_app", "DATABASE_READ_URL": "billing_read"},
-    "worker": {"DATABASE_URL": "billing_app", "DATABASE_READ_URL": "billing_read", "DATABASE_RELAY_URL": "billing_relay"},
+    "worker": {
+        "DATABASE_URL": "billing_app",
+        "DATABASE_READ_URL": "billing_read",
+        "DATABASE_RELAY_URL": "billing_relay",
+    },
     "migrate": {"DATABASE_URL": "billing_owner"},
     "operator": {"DATABASE_URL": "billing_read"},
 }
@@ -126,7 +130,9 @@ def nats_config(server: str, passwords: Mapping[str, str], directory: str = "/ru
         "verify": True,
     }
     users = [_user(user, passwords[user], ROLES[user]) for user in NATS_USERS.values()]
-    users += [_user(tenant_user(tenant), passwords[tenant_user(tenant)], tenant_permissions(tenant)) for tenant in TENANTS]
+    users += [
+        _user(tenant_user(tenant), passwords[tenant_user(tenant)], tenant_permissions(tenant)) for tenant in TENANTS
+    ]
     return {
         "server_name": server,
         "listen": "0.0.0.0:4222",

@@ -3,7 +3,7 @@
     python -m tools.deploy.compose_sandbox                 serve until SIGTERM
     python -m tools.deploy.compose_sandbox token TENANT    a bearer token for the shim, or Kong
 
-tools/sandbox is for one machine: loopback, ports that happen to be free. Here the services have names that certificates must carry.
+tools/sandbox is for one machine: loopback, and ports that happen to be free. Here services have names, which certificates carry.
 """
 
 import asyncio
@@ -34,7 +34,11 @@ PORTS = {
     "payment-gateway": 8081,
     "issuer": 8080,
 }
-TENANTS = {"kabul-central": ("af-kabul-1", "AFG"), "herat-clinic": ("af-kabul-1", "AFG"), "dubai-marina": ("ae-dubai-1", "ARE")}
+TENANTS = {
+    "kabul-central": ("af-kabul-1", "AFG"),
+    "herat-clinic": ("af-kabul-1", "AFG"),
+    "dubai-marina": ("ae-dubai-1", "ARE"),
+}
 _HOURS = 3600
 
 
@@ -58,7 +62,9 @@ async def serve(directory: Path, stop: asyncio.Event) -> None:
     services = {}
     for name, kind in SERVICES.items():
         switch = Switch(Starlette(routes=kind.routes(world)))
-        services[name] = Service(switch, Listener(switch, PORTS[name], certificates.server_tls if kind.private else None))
+        services[name] = Service(
+            switch, Listener(switch, PORTS[name], certificates.server_tls if kind.private else None)
+        )
     administration = Listener(Starlette(routes=admin.routes(world, services, certificates)), ADMIN_PORT, None)
     listeners = [*(service.listener for service in services.values()), administration]
     try:

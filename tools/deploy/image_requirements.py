@@ -2,7 +2,8 @@
 
     python image_requirements.py [PACKAGE… | +PACKAGE…]
 
-Without packages: pyproject.toml's own dependencies and what they need; `+psutil` adds to them. It imports nothing, so it runs in an empty interpreter.
+Without packages: pyproject.toml's own dependencies and what they need; `+psutil` adds to them. It imports nothing, so it
+runs in an empty interpreter.
 The lock says in `# via` who needs each package; whoever is reached from the wanted ones is in.
 """
 
@@ -18,7 +19,7 @@ class Locked:
     """One package of the lock: its lines, and the names of those who need it."""
 
     def __init__(self, block: str) -> None:
-        self.name = normal(block.split("==")[0])
+        self.name = normal(block.split("==", maxsplit=1)[0])
         body, _, via = block.partition("    # via")
         self.text = body.rstrip() + "\n"
         self.needed_by = {normal(line.strip(" #")) for line in via.splitlines() if line.strip(" #")}

@@ -22,7 +22,12 @@ _PARAMETER = re.compile(r"\{(\w+)\}")
 
 def jwt_plugin() -> dict[str, Any]:
     """No token in a query string, and expiry checked before the shim is asked."""
-    config = {"uri_param_names": [], "claims_to_verify": ["exp", "nbf"], "key_claim_name": "iss", "run_on_preflight": True}
+    config = {
+        "uri_param_names": [],
+        "claims_to_verify": ["exp", "nbf"],
+        "key_claim_name": "iss",
+        "run_on_preflight": True,
+    }
     return {"name": "jwt", "config": config}
 
 
