@@ -32,7 +32,9 @@ _SIGNATURES = {b"\x89PNG\r\n\x1a\n": ".png", b"\xff\xd8\xff": ".jpg"}
 
 _UNSHOWN = re.compile(r'the text `"(.*?)"` could not be displayed|disallowed codepoint `"(.*?)"`')
 _ESCAPE = re.compile(r"\\u\{([0-9a-f]+)\}")
-_local = threading.local()
+# Two documents typeset at once share typst's caches, and now and then the bytes of one differ (seen in tests). Each uses every
+# core by itself anyway; a worker scales by replicas.
+_one_at_a_time = threading.Lock()
 
 
 def pdf(template: bytes, data: dict[str, Any], source: object, logo: bytes | None, timestamp: datetime) -> bytes:
@@ -53,7 +55,8 @@ def images(template: bytes, data: dict[str, Any], logo: bytes | None, timestamp:
 def _compile(template: bytes, data: dict[str, Any], source: object, logo: bytes | None, **options: Any) -> list[bytes]:
     inputs = {"data": orjson.dumps({**data, "logo": _logo_path(logo)}).decode()}
     try:
-        made = _compiler().compile(template, sys_inputs=inputs, **options)
+        with _one_at_a_time:
+            made = _compiler().compile(template, sys_inputs=inputs, **options)
     except typst.TypstError as error:
         raise _explained(error, source, logo) from None
     if made is None:
@@ -90,12 +93,10 @@ def _texts(value: object, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(getattr(value, field.name), f"{path}.{field.name}" if path else field.name)
 
 
+@cache
 def _compiler() -> typst.Compiler:
-    """One per thread over the process's fonts: a compiler refuses to be entered twice."""
-    if not hasattr(_local, "compiler"):
-        _local.compiler = typst.Compiler(root=str(_home()), font_paths=_fonts(), ignore_system_fonts=True)
-    compiler: typst.Compiler = _local.compiler
-    return compiler
+    """The process's own, over its fonts. It refuses to be entered twice: see `_one_at_a_time`."""
+    return typst.Compiler(root=str(_home()), font_paths=_fonts(), ignore_system_fonts=True)
 
 
 @cache

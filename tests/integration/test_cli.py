@@ -287,7 +287,7 @@ def test_query_prints_the_answer_and_its_refusals(run: Callable[..., Result], te
 def test_queues_show_every_group_and_what_waits(mesh: Mesh, run: Callable[..., Result], tenant: str) -> None:
     shown = run("queues", "--json", "--interval", "0.2")
     assert shown.code == 0
-    assert [row["group"] for row in shown.data["groups"]] == ["accounts", "charges", "invoices", "payments"]
+    assert [row["group"] for row in shown.data["groups"]] == ["accounts", "charges", "invoices", "payments", "jobs"]
     mesh["handlers"].stop()
     try:
         run("publish", OPEN.format(tenant=tenant), json.dumps(ACCOUNT), "--count", "5")
