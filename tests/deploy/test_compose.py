@@ -11,8 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nats import errors as nats_errors
+from nats.aio.client import Client
 
 from adapters import settings
+from adapters.nats.connection import connect
+from adapters.nats.topology import TopologyError, reconcile
 from gateway_shim.routes import ROUTES
 from tests.deploy.chart import DEPLOY_BIN
 from tests.deploy.test_chart import GROUPS_OF_ROLE
@@ -298,3 +302,77 @@ def test_yaml_is_well_formed_without_repeated_keys() -> None:
         check=False,
     )
     assert result.returncode == 0, result.stdout
+
+
+# ---- the three NATS servers, for real ----
+
+
+async def test_nats_runs_as_a_cluster_with_mtls_and_three_replicas(made: Path, tmp_path: Path) -> None:
+    """compose's own configurations on loopback: only addresses and paths differ."""
+    servers, client = _cluster(made, tmp_path)
+    try:
+        passwords = json.loads((made / "init" / "kept.json").read_text())["passwords"]
+        context = ssl.create_default_context(cafile=made / "migrate" / "ca.crt")
+        context.load_cert_chain(made / "migrate" / "client.crt", made / "migrate" / "client.key")
+        urls = [f"tls://admin:{passwords['admin']}@127.0.0.1:{port}" for port in client]
+        async with asyncio.timeout(90):
+            connection = await connect(urls, tls=context, name="check")
+            try:
+                await _reconciled(connection)
+                info = await connection.jetstream().stream_info("BILLING_COMMANDS")
+            finally:
+                await connection.close()
+        assert info.cluster is not None
+        assert {info.cluster.leader, *(peer.name for peer in info.cluster.replicas or [])} == set(
+            compose_init.NATS_SERVERS
+        )
+        stranger = ssl.create_default_context(cafile=made / "migrate" / "ca.crt")
+        assert not await _greets(client[0], stranger), "a client without a certificate is not let in"
+        assert await _greets(client[0], context)
+    finally:
+        for server in servers:
+            server.terminate()
+        for server in servers:
+            server.wait(timeout=20)
+
+
+def _cluster(made: Path, directory: Path) -> tuple[list["subprocess.Popen[bytes]"], list[int]]:
+    """The three servers, started, and their client ports."""
+    ports = free_ports(9)
+    client, monitoring, routes = ports[:3], ports[3:6], ports[6:]
+    servers = []
+    for at, name in enumerate(compose_init.NATS_SERVERS):
+        config = json.loads((made / "nats" / f"{name}.conf").read_text().replace("/run/billing", str(made / "nats")))
+        config |= {"listen": f"127.0.0.1:{client[at]}", "http": f"127.0.0.1:{monitoring[at]}"}
+        config["jetstream"]["store_dir"] = str(directory / name)
+        peers = [f"tls://127.0.0.1:{port}" for port in routes]
+        config["cluster"] |= {"listen": f"127.0.0.1:{routes[at]}", "routes": peers}
+        file = directory / f"{name}.conf"
+        file.write_text(json.dumps(config))
+        servers.append(subprocess.Popen([binary("nats-server"), "--config", file, "--log", directory / f"{name}.log"]))
+    return servers, client
+
+
+async def _reconciled(connection: Client) -> None:
+    """Until the cluster has a leader, JetStream answers nothing or with an error."""
+    while True:
+        try:
+            await reconcile(connection, replicas=3)
+            return
+        except (TimeoutError, nats_errors.Error, TopologyError):
+            await asyncio.sleep(0.5)
+
+
+async def _greets(port: int, context: ssl.SSLContext) -> bool:
+    """NATS upgrades to TLS after its first line; whether it still speaks after ours."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        await reader.readline()
+        await writer.start_tls(context, server_hostname="localhost")
+        writer.write(b'CONNECT {"verbose":true}\r\nPING\r\n')
+        await writer.drain()
+        return b"-ERR 'Authorization Violation'" in await asyncio.wait_for(reader.readline(), 10)
+    except OSError:  # ssl.SSLError is one
+        return False
+    finally:
+        writer.close()
