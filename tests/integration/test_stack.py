@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
@@ -312,6 +313,17 @@ def test_server_that_cannot_start_says_why(tmp_path: Path) -> None:
         assert occupied != state
         with pytest.raises(StackError, match="address already in use"):
             second.start()
+
+
+def test_a_file_that_holds_a_password_is_its_owners_alone(stack: Stack, server: NatsServer) -> None:
+    urls = [stack.postgres.dsn("billing_app", "postgres"), stack.nats.url("handlers"), server.url("handlers")]
+    passwords = [str(urlsplit(url).password).encode() for url in urls]
+    files = [
+        path for path in stack.directory.rglob("*") if path.suffix in (".json", ".conf", ".log") and path.is_file()
+    ]
+    holding = [path for path in files if any(password in path.read_bytes() for password in passwords)]
+    assert {path.name for path in holding} == {"state.json", "nats.conf"}
+    assert {path.stat().st_mode & 0o777 for path in holding} == {0o600}
 
 
 def test_s3_refuses_strangers_and_stops(tmp_path: Path) -> None:
