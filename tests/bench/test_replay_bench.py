@@ -1,4 +1,4 @@
-"""The replay benchmark works: both rates are measured, and the replay changes nothing. What they come to is for a quiet machine."""
+"""The replay benchmark works: both rates are measured, and the replay changes nothing. Figures are for a quiet machine."""
 
 from tests.fixtures.servers import TEMPLATE
 from tools.bench import replay
