@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.deploy.chart import CASES, DEPLOY_BIN, Chart
+from tests.deploy.chart import CASES, CHART, DEPLOY_BIN, Chart
 from tools.stack.paths import PROJECT_ROOT
 
 CRDS = Path(__file__).parent / "crds"
@@ -142,3 +142,10 @@ def test_unknown_custom_fields_are_noticed(chart: Chart, compiler: Path) -> None
     result = _compile(compiler, "wrong", manifests)
     assert result.returncode != 0
     assert [str(path[-1]) for path in UNKNOWN.values() if f'"{path[-1]}"' not in result.stdout] == []
+
+
+def test_the_values_schema_is_a_schema() -> None:
+    """Helm ignores keywords it does not know; a misspelt `required` would refuse nothing."""
+    command = [str(DEPLOY_BIN / "check-jsonschema"), "--check-metaschema", str(CHART / "values.schema.json")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert result.returncode == 0, result.stdout
