@@ -42,6 +42,8 @@ class ReloadingContext(ssl.SSLContext):
 
     _files: TlsFiles
     _seen: tuple[Any, ...]
+    _unusable: tuple[Any, ...] | None
+    _generation: int
     _current: ssl.SSLContext
     _alpn: list[str]
 
@@ -49,6 +51,7 @@ class ReloadingContext(ssl.SSLContext):
         """Raises OSError or ssl.SSLError where the files cannot be used at the start."""
         context = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
         context._files, context._alpn = files, []
+        context._generation, context._unusable = 0, None
         context._seen = _signature(files)
         context._current = _load(files)
         return context
@@ -68,18 +71,26 @@ class ReloadingContext(ssl.SSLContext):
         self._alpn = list(alpn_protocols)
         self._current.set_alpn_protocols(self._alpn)
 
+    def generation(self) -> int:
+        """Looks at the files; higher than before where they changed and can be used. A pool of connections that keeps in
+        mind with which one it was filled knows when to begin anew: a busy connection would live on for ever."""
+        self._fresh()
+        return self._generation
+
     def _fresh(self) -> ssl.SSLContext:
         seen = _signature(self._files)
-        if seen != self._seen:
+        if seen not in (self._seen, self._unusable):
             try:
                 current = _load(self._files)
             except (OSError, ssl.SSLError) as error:
+                self._unusable = seen  # until they change again, there is nothing to try
                 RELOADS.labels("failed").inc()
                 log.warning("tls_files_unusable", error=type(error).__name__, detail=str(error)[:200])
             else:
                 if self._alpn:
                     current.set_alpn_protocols(self._alpn)
-                self._current, self._seen = current, seen
+                self._current, self._seen, self._unusable = current, seen, None
+                self._generation += 1
                 RELOADS.labels("ok").inc()
                 log.info("tls_files_reloaded")
         return self._current

@@ -4,7 +4,8 @@ from typing import NamedTuple
 
 from adapters.neighbours import ai
 from adapters.neighbours.ai import Suggestions
-from adapters.neighbours.client import Limits, Neighbour
+from adapters.neighbours.client import Neighbour
+from adapters.neighbours.pools import Limits
 from adapters.neighbours.ports import TenantDirectory, Terminology
 from adapters.neighbours.static import StaticNeighbours
 from adapters.neighbours.tenant import HttpTenantDirectory

@@ -9,7 +9,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from adapters.neighbours.client import Ask, Limits, Neighbour, Reply, Unavailable
+from adapters.neighbours.client import Ask, Neighbour, Reply, Unavailable
+from adapters.neighbours.pools import Limits
 from schemas.charge import CodeSuggestion, CodeSuggestions, DisabledReason, SuggestCodes
 
 LIMITS = Limits(connect_seconds=0.5, read_seconds=1.5, deadline_seconds=1.5, tries=1, concurrency=4)

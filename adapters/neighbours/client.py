@@ -17,12 +17,11 @@ import structlog
 from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_random_exponential
 
 from adapters.neighbours import metrics
+from adapters.neighbours.pools import Limits, Pools
 from adapters.telemetry import tracing
 
 T = TypeVar("T")
 
-MAX_ANSWER_BYTES = 256 * 1024  # a tenant profile has 2 kB, a FHIR Parameters 1 kB
-KEEP_ALIVE_SECONDS = 30.0  # also how long a connection lives on with a certificate that was rotated away, when idle
 RETRY_FIRST_SECONDS, RETRY_MAX_SECONDS = 0.05, 0.5  # before the 2nd and 3rd try, with full jitter
 # A service that does not answer costs every caller the whole wait, so once is enough; one that answers with errors is only
 # taken for away after several in a row (it may dislike a single question).
@@ -39,17 +38,6 @@ class Unavailable(Exception):
     def __init__(self, outcome: str, detail: str = "") -> None:
         self.outcome = outcome
         super().__init__(f"{outcome}: {detail}" if detail else outcome)
-
-
-class Limits(NamedTuple):
-    """`deadline_seconds` bounds all tries of one question together, their waiting for a slot included."""
-
-    connect_seconds: float = 1.0
-    read_seconds: float = 2.0
-    deadline_seconds: float = 2.0
-    tries: int = 3
-    concurrency: int = 16
-    max_answer_bytes: int = MAX_ANSWER_BYTES
 
 
 class Ask(NamedTuple):
@@ -83,24 +71,11 @@ class Neighbour:
         self._slots = asyncio.Semaphore(self.limits.concurrency)
         self._strikes = 0
         self._next_probe_at = float("-inf")
-        self._http = httpx.AsyncClient(
-            base_url=base_url,
-            verify=tls if tls is not None else True,
-            follow_redirects=False,
-            trust_env=False,
-            # Compressed answers could unpack to anything.
-            headers={"Accept": "application/json", "Accept-Encoding": "identity"},
-            timeout=httpx.Timeout(self.limits.read_seconds, connect=self.limits.connect_seconds),
-            limits=httpx.Limits(
-                max_connections=self.limits.concurrency,
-                max_keepalive_connections=self.limits.concurrency,
-                keepalive_expiry=KEEP_ALIVE_SECONDS,
-            ),
-        )
+        self._pools = Pools(base_url, tls, self.limits)
         metrics.AWAY.labels(name).set(0)
 
     async def aclose(self) -> None:
-        await self._http.aclose()
+        await self._pools.aclose()
 
     @property
     def away(self) -> bool:
@@ -179,9 +154,10 @@ class Neighbour:
         headers = {**ask.headers, **({"traceparent": traceparent} if traceparent else {})}
         body = bytearray()
         try:
-            async with self._http.stream(
-                ask.method, ask.path, params=ask.params, json=ask.body, headers=headers
-            ) as response:
+            async with (
+                self._pools.current() as http,
+                http.stream(ask.method, ask.path, params=ask.params, json=ask.body, headers=headers) as response,
+            ):
                 async for chunk in response.aiter_raw():
                     body += chunk
                     if len(body) > self.limits.max_answer_bytes:

@@ -22,7 +22,8 @@ from starlette.routing import Route
 
 from adapters.nats.connection import connect
 from adapters.nats.tls import tls_of
-from adapters.neighbours.client import Ask, Limits, Neighbour, Unavailable
+from adapters.neighbours.client import Ask, Neighbour, Unavailable
+from adapters.neighbours.pools import Limits
 from adapters.postgres.database import Database
 from adapters.settings import NatsSettings
 from adapters.tls import TlsFiles, client_context

@@ -33,7 +33,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def routes(world: World, services: "Mapping[str, Service]", certificates: CertificateStore) -> list[Route]:
-    return [*_service_routes(services), *_world_routes(world), *_key_routes(world, services, certificates)]
+    return [*_service_routes(services), *_world_routes(world), *_key_routes(world, certificates)]
 
 
 def _service_routes(services: "Mapping[str, Service]") -> list[Route]:
@@ -109,7 +109,7 @@ def _world_routes(world: World) -> list[Route]:
     ]
 
 
-def _key_routes(world: World, services: "Mapping[str, Service]", certificates: CertificateStore) -> list[Route]:
+def _key_routes(world: World, certificates: CertificateStore) -> list[Route]:
     async def rotate_keys(_request: Request) -> Response:
         world.keys.rotate()
         return Response(status_code=204)
@@ -125,10 +125,7 @@ def _key_routes(world: World, services: "Mapping[str, Service]", certificates: C
         return JSONResponse(certificates.serials._asdict())
 
     async def rotate_certificates(_request: Request) -> Response:
-        rotated = certificates.rotate()
-        for service in services.values():
-            service.listener.close_idle()
-        return JSONResponse(rotated._asdict())
+        return JSONResponse(certificates.rotate()._asdict())
 
     return [
         Route("/issuer/rotate", rotate_keys, methods=["POST"]),

@@ -67,11 +67,6 @@ class Listener:
         for connection in list(self._state.connections):
             connection.transport.abort()
 
-    def close_idle(self) -> None:
-        """Ask every client to connect anew: idle connections are closed, busy ones after their answer."""
-        for connection in list(self._state.connections):
-            connection.shutdown()
-
     def _protocol(self) -> asyncio.Protocol:
         return _Protocol(self, self._config, self._state)
 
