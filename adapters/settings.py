@@ -8,7 +8,6 @@ Every variable may also be given as `<NAME>_FILE`, the path of a file that holds
 """
 
 import os
-import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
@@ -17,8 +16,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from adapters.secrets import SecretDirectory
+
 FILE_SUFFIX = "_FILE"
-PAYMENT_GATEWAY_KEY_PREFIX = "PAYMENT_GATEWAY_API_KEY_"
 
 
 class SettingsError(Exception):
@@ -100,6 +100,12 @@ def _existing_file(path: Path) -> Path:
     return path
 
 
+def _existing_directory(path: Path) -> Path:
+    if not path.is_dir():
+        raise ValueError("no such directory")
+    return path
+
+
 def _comma_separated(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
@@ -109,6 +115,7 @@ NatsUrl = Annotated[SecretStr, _url("nats", "tls", "ws", "wss")]
 HttpUrl = Annotated[str, _url("http", "https")]
 RedisUrl = Annotated[SecretStr, _url("redis", "rediss")]
 ExistingFile = Annotated[Path, AfterValidator(_existing_file)]
+ExistingDirectory = Annotated[Path, AfterValidator(_existing_directory)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
@@ -128,6 +135,11 @@ class RuntimeSettings(Settings):
     metrics_port: Port = 9464
     shutdown_grace_seconds: Seconds = 25  # under Kubernetes' default of 30 before SIGKILL
     tenant_directory_file: ExistingFile | None = None
+    secrets_dir: ExistingDirectory | None = None
+
+    def open_secrets(self) -> SecretDirectory:
+        """The mounted secrets; in development also what the environment holds. Once per process: it remembers what it read."""
+        return SecretDirectory(self.secrets_dir, environment_fallback=self.environment == "development")
 
     @model_validator(mode="after")
     def _production_asks_the_tenant_service(self) -> Self:
@@ -314,14 +326,3 @@ def _problem(settings_class: type[Settings], detail: dict[str, Any]) -> str:
     example = f"; for example {name.upper()}={field.examples[0]}" if field is not None and field.examples else ""
     what = "missing" if detail["type"] == "missing" else message
     return f"{name.upper()}: {what}{example}"
-
-
-def payment_gateway_api_key(tenant: str) -> SecretStr | None:
-    """The tenant's payment gateway key, from `PAYMENT_GATEWAY_API_KEY_<TENANT>`, or None when there is none.
-
-    `<TENANT>` is the tenant id in upper case with every other character than letters and digits as `_`.
-    """
-    variable = PAYMENT_GATEWAY_KEY_PREFIX + re.sub(r"[^A-Z0-9]", "_", tenant.upper())
-    path = os.environ.get(variable + FILE_SUFFIX)
-    value = Path(path).read_text(encoding="utf-8").strip() if path else os.environ.get(variable)
-    return SecretStr(value) if value else None

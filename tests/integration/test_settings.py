@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from adapters import settings
+from adapters.secrets import PAYMENT_GATEWAY_KEY_PREFIX
 from adapters.settings import SettingsError, load
 
 ENV_EXAMPLE = Path(__file__).parents[2] / ".env.example"
@@ -139,21 +140,13 @@ def test_lists_and_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     assert loaded.servers == ["nats://shim:hunter2@a:4222", "nats://shim:hunter2@b:4222"]
 
 
-def test_payment_gateway_keys_are_per_tenant(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PAYMENT_GATEWAY_API_KEY_KABUL_HOSPITAL_1", "k")
-    key = settings.payment_gateway_api_key("kabul-hospital_1")
-    assert key is not None
-    assert key.get_secret_value() == "k"
-    assert settings.payment_gateway_api_key("herat") is None
-
-
 def test_env_example_lists_exactly_the_settings_each_with_a_comment() -> None:
     lines = ENV_EXAMPLE.read_text().splitlines()
     documented = {}
     for before, line in itertools.pairwise(lines):
         if match := re.match(r"([A-Z0-9_{}]+)=", line):
             documented[match[1]] = before
-    assert set(documented) == ALL_VARIABLES | {settings.PAYMENT_GATEWAY_KEY_PREFIX + "{TENANT}"}
+    assert set(documented) == ALL_VARIABLES | {PAYMENT_GATEWAY_KEY_PREFIX + "{TENANT}"}
     assert [name for name, comment in documented.items() if not re.match(r"# \S", comment)] == []
 
 
