@@ -62,9 +62,7 @@ async def serve(directory: Path, stop: asyncio.Event) -> None:
     services = {}
     for name, kind in SERVICES.items():
         switch = Switch(Starlette(routes=kind.routes(world)))
-        services[name] = Service(
-            switch, Listener(switch, PORTS[name], certificates.server_tls if kind.private else None)
-        )
+        services[name] = Service(switch, Listener(switch, PORTS[name], certificates.tls(kind.tls)))
     administration = Listener(Starlette(routes=admin.routes(world, services, certificates)), ADMIN_PORT, None)
     listeners = [*(service.listener for service in services.values()), administration]
     try:

@@ -11,6 +11,7 @@
 | GET /resources | the FHIR resources, every version |
 | POST /issuer/rotate, POST /issuer/retire, GET /issuer/credentials | the token issuer's keys |
 | GET /certificates, POST /certificates/rotate | serial numbers now in use |
+| /gateway/{merchant}/… | the payment gateway: gateway_admin.py |
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,6 +23,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from schemas.tenant import TenantProfile
+from tools.sandbox import gateway_admin
 from tools.sandbox.certificate_store import CertificateStore
 from tools.sandbox.faults import Fault, state
 from tools.sandbox.world import World
@@ -33,7 +35,12 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def routes(world: World, services: "Mapping[str, Service]", certificates: CertificateStore) -> list[Route]:
-    return [*_service_routes(services), *_world_routes(world), *_key_routes(world, certificates)]
+    return [
+        *_service_routes(services),
+        *_world_routes(world),
+        *_key_routes(world, certificates),
+        *gateway_admin.routes(world.gateway),
+    ]
 
 
 def _service_routes(services: "Mapping[str, Service]") -> list[Route]:

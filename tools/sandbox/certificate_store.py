@@ -6,7 +6,7 @@ client.crt, client.key    the billing service's: NEIGHBOUR_TLS_CERT_FILE and NEI
 """
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from tools.sandbox.certificates import Authority, WrittenPair
 from tools.sandbox.listener import HOST, ServerTls
@@ -27,12 +27,18 @@ class CertificateStore:
         self.server: WrittenPair
         self.client: WrittenPair
         self.serials = self._issue()
-        self.server_tls = ServerTls(ca=self.ca, certificate=self.server.certificate, key=self.server.key)
+        pair = {"certificate": self.server.certificate, "key": self.server.key}
+        self._tls = {name: ServerTls(ca=self.ca, mutual=name == "mutual", **pair) for name in ("mutual", "server")}
+
+    def tls(self, kind: Literal["mutual", "server"] | None) -> ServerTls | None:
+        """What a listener of that kind needs: both sides show a certificate, only the server does, or none."""
+        return self._tls[kind] if kind is not None else None
 
     def rotate(self) -> Serials:
         """New leaves of the same CA for both sides, in the same files; the services use theirs from the next connection on."""
         self.serials = self._issue()
-        self.server_tls.reload(*self.server)
+        for tls in self._tls.values():
+            tls.reload(*self.server)
         return self.serials
 
     def _issue(self) -> Serials:

@@ -9,6 +9,7 @@ import httpx
 
 from schemas.tenant import TenantProfile
 from tools.sandbox.faults import Mode
+from tools.sandbox.gateway_control import GatewayControl
 from tools.sandbox.issuer import mint_with
 
 _TIMEOUT_SECONDS = 10
@@ -32,10 +33,18 @@ class Control:
         self.admin_url = admin_url
 
     def fault(
-        self, service: str, mode: Mode, *, delay_ms: int = 0, status: int = 500, times: int | None = None
+        self,
+        service: str,
+        mode: Mode,
+        *,
+        delay_ms: int = 0,
+        status: int = 500,
+        times: int | None = None,
+        path: str | None = None,
     ) -> None:
-        """Tell a service to misbehave (tools/sandbox/faults.py has the modes); `times` requests only, where given."""
-        body = {"mode": mode, "delay_ms": delay_ms, "status": status, "times": times}
+        """Tell a service to misbehave (tools/sandbox/faults.py has the modes); `times` requests only, where given, and only
+        below `path`."""
+        body = {"mode": mode, "delay_ms": delay_ms, "status": status, "times": times, "path": path}
         self._send("PUT", f"/services/{service}/fault", body)
 
     def recover(self, service: str | None = None) -> None:
@@ -80,6 +89,10 @@ class Control:
         """The fhir-gateway's resources by `Type/id`, every version, the latest last."""
         found: dict[str, list[dict[str, Any]]] = self._send("GET", "/resources")
         return found
+
+    def gateway(self, merchant: str) -> GatewayControl:
+        """A merchant of the payment gateway: what it did, and what it is to do besides."""
+        return GatewayControl(merchant, self._send)
 
     def rotate_keys(self) -> None:
         """The token issuer signs with new keys; the old ones stay published."""

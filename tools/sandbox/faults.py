@@ -29,17 +29,19 @@ _MALFORMED_BODY = b'{"tenant_id": "kabul-cen'
 
 
 class Fault(WireModel):
-    """`times` requests are treated so, then the service is well again; without it, until told otherwise."""
+    """`times` requests are treated so, then the service is well again; without it, until told otherwise. `path`: only those
+    whose path begins so."""
 
     mode: Mode = "ok"
     status: Annotated[int, Field(ge=400, le=599)] = 500
     delay_ms: Annotated[int, Field(ge=0, le=600_000)] = 0
     times: Annotated[int, Field(ge=1)] | None = None
+    path: str | None = None
 
     @model_validator(mode="after")
     def _down_is_a_state(self) -> Self:
-        if self.mode == "down" and self.times is not None:
-            raise ValueError("a service that is down counts no requests: leave times out")
+        if self.mode == "down" and (self.times is not None or self.path is not None):
+            raise ValueError("a service that is down counts no requests and reads no path: leave times and path out")
         return self
 
 
@@ -64,7 +66,7 @@ class Switch:
         self._changed = asyncio.Event()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        fault = self._take()
+        fault = self._take(scope)
         self.requests += 1
         self.in_flight += 1
         try:
@@ -72,8 +74,10 @@ class Switch:
         finally:
             self.in_flight -= 1
 
-    def _take(self) -> Fault:
+    def _take(self, scope: Scope) -> Fault:
         fault = self._fault
+        if fault.path is not None and not scope["path"].startswith(fault.path):
+            return Fault()
         if self._left is not None:
             self._left -= 1
             if self._left == 0:

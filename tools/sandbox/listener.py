@@ -18,11 +18,11 @@ _BACKLOG = 512
 
 
 class ServerTls:
-    """The services' side of mTLS: every client must show a certificate of the CA."""
+    """A service's side of TLS. `mutual`: every client must show a certificate of the CA."""
 
-    def __init__(self, *, ca: Path, certificate: Path, key: Path) -> None:
+    def __init__(self, *, ca: Path, certificate: Path, key: Path, mutual: bool = True) -> None:
         self.context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=ca)
-        self.context.verify_mode = ssl.CERT_REQUIRED
+        self.context.verify_mode = ssl.CERT_REQUIRED if mutual else ssl.CERT_NONE
         self.context.load_cert_chain(certificate, key)
 
     def reload(self, certificate: Path, key: Path) -> None:

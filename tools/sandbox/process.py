@@ -87,6 +87,8 @@ class Sandbox:
             "TERMINOLOGY_SERVICE_URL": self.url("terminology-service"),
             "FHIR_GATEWAY_URL": self.url("fhir-gateway"),
             "AI_GATEWAY_URL": self.url("ai-gateway"),
+            "GATEWAY_ALLOWED_HOSTS": self.url("payment-gateway").removeprefix("https://"),
+            "GATEWAY_TLS_CA_FILE": str(files.ca),
             "NEIGHBOUR_TLS_CA_FILE": str(files.ca),
             "NEIGHBOUR_TLS_CERT_FILE": str(files.certificate),
             "NEIGHBOUR_TLS_KEY_FILE": str(files.key),

@@ -5,7 +5,7 @@ import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute
@@ -33,19 +33,19 @@ Routes = Callable[[World], Sequence[BaseRoute]]
 
 
 class Kind(NamedTuple):
-    """`private`: HTTPS that wants a client certificate; the issuer and the payment gateway are not in the mesh of services."""
+    """`mutual`: HTTPS that wants a client certificate; the payment gateway is somebody else's and knows us by a key."""
 
     routes: Routes
-    private: bool
+    tls: Literal["mutual", "server"] | None
 
 
 SERVICES: dict[str, Kind] = {
-    "tenant-service": Kind(tenant_service.routes, private=True),
-    "terminology-service": Kind(terminology_service.routes, private=True),
-    "fhir-gateway": Kind(fhir_gateway.routes, private=True),
-    "ai-gateway": Kind(ai_gateway.routes, private=True),
-    "payment-gateway": Kind(payment_gateway.routes, private=False),
-    "issuer": Kind(token_issuer.routes, private=False),
+    "tenant-service": Kind(tenant_service.routes, tls="mutual"),
+    "terminology-service": Kind(terminology_service.routes, tls="mutual"),
+    "fhir-gateway": Kind(fhir_gateway.routes, tls="mutual"),
+    "ai-gateway": Kind(ai_gateway.routes, tls="mutual"),
+    "payment-gateway": Kind(payment_gateway.routes, tls="server"),
+    "issuer": Kind(token_issuer.routes, tls=None),
 }
 
 
@@ -78,7 +78,7 @@ async def serve(directory: Path, stop: asyncio.Event, tenants: Path | None = Non
 
 def _service(kind: Kind, world: World, port: int, certificates: CertificateStore) -> Service:
     switch = Switch(Starlette(routes=kind.routes(world)))
-    return Service(switch, Listener(switch, port, certificates.server_tls if kind.private else None))
+    return Service(switch, Listener(switch, port, certificates.tls(kind.tls)))
 
 
 def _ports(directory: Path) -> dict[str, int]:

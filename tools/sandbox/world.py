@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from adapters.neighbours.static import StaticNeighbours
 from schemas.tenant import TenantProfile
+from tools.sandbox.gateway_world import Gateway
 from tools.sandbox.issuer import Keys
 
 Resource = dict[str, Any]
@@ -30,6 +31,7 @@ class World:
     # By (type, id): every version that was put, the latest last.
     resources: dict[tuple[str, str], list[Resource]] = field(default_factory=dict)
     asked: Counter[str] = field(default_factory=Counter)
+    gateway: Gateway = field(default_factory=Gateway)
 
     async def tenant(self, tenant_id: str) -> TenantProfile | None:
         found: object = self.tenants.get(tenant_id)
