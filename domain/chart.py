@@ -44,4 +44,5 @@ METHOD_ACCOUNT: dict[PaymentMethod, str] = {
     "mobile_money": MOBILE_MONEY,
     "cheque": CHEQUES,
     "insurer_remittance": BANK,
+    "gateway": GATEWAY_CLEARING,
 }

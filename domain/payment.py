@@ -16,16 +16,10 @@ from domain.entities import Account, Allocation, Entity, Invoice, Payment
 from domain.invoice import invoice_event, not_open
 from domain.lookups import ACCOUNT, INVOICE, PAYMENT
 from domain.snapshot import Needs, Snapshot
+from schemas.allocation import AllocationChange, AllocationItem
 from schemas.base import MAX_AMOUNT_MINOR
 from schemas.codes import Code
-from schemas.payment import (
-    AllocatePayment,
-    AllocationChange,
-    AllocationItem,
-    PaymentEvent,
-    PaymentResult,
-    RecordPayment,
-)
+from schemas.payment import AllocatePayment, PaymentEvent, PaymentResult, RecordPayment
 
 
 class Allocated(NamedTuple):

@@ -96,13 +96,15 @@ class PartyBalance(WireModel):
 
 
 class AccountBalance(WireModel):
-    """Receivable per party (open invoices) and unapplied credit, in minor units."""
+    """Receivable per party (open invoices) and unapplied credit, in minor units. `held_minor`: charges whose money has not come
+    in and may still do so; it is in no other figure."""
 
     account_id: UUID
     currency: Currency
     receivable_minor: int
     unapplied_credit_minor: int
     uninvoiced_minor: int
+    held_minor: int = 0
     parties: tuple[PartyBalance, ...]
 
 

@@ -45,6 +45,7 @@ class Code(StrEnum):
     INVOICE_NOT_FOUND = "invoice_not_found"
     INVOICE_LINE_NOT_FOUND = "invoice_line_not_found"
     PAYMENT_NOT_FOUND = "payment_not_found"
+    REFUND_NOT_FOUND = "refund_not_found"
     PERIOD_NOT_FOUND = "period_not_found"
     PRICE_NOT_FOUND = "price_not_found"
     STATEMENT_NOT_FOUND = "statement_not_found"
@@ -59,6 +60,7 @@ class Code(StrEnum):
     ACCOUNT_CLOSED = "account_closed"
     ACCOUNT_HAS_BALANCE = "account_has_balance"
     ACCOUNT_HAS_OPEN_CHARGES = "account_has_open_charges"
+    ACCOUNT_HAS_HOLDS = "account_has_holds"
     CHARGE_NOT_OPEN = "charge_not_open"
     INVOICE_NOT_DRAFT = "invoice_not_draft"
     INVOICE_NOT_OPEN = "invoice_not_open"
@@ -74,12 +76,20 @@ class Code(StrEnum):
     ALREADY_EXPORTED = "already_exported"
     GL_MAPPING_MISSING = "gl_mapping_missing"
     LEDGER_DAMAGED = "ledger_damaged"
+    GATEWAY_NOT_CONFIGURED = "gateway_not_configured"
+    NOT_A_GATEWAY_PAYMENT = "not_a_gateway_payment"
+    HOLD_NOT_AUTHORISED = "hold_not_authorised"
+    HOLD_ENDED = "hold_ended"
+    REFUND_PENDING = "refund_pending"
     CIRCUIT_OPEN = "circuit_open"
 
     CURRENCY_MISMATCH = "currency_mismatch"
     ALLOCATION_EXCEEDS_OPEN_AMOUNT = "allocation_exceeds_open_amount"
     ALLOCATION_EXCEEDS_PAYMENT = "allocation_exceeds_payment"
     REFUND_EXCEEDS_CREDIT = "refund_exceeds_credit"
+    CAPTURE_EXCEEDS_HOLD = "capture_exceeds_hold"
+    DISPUTE_EXCEEDS_PAYMENT = "dispute_exceeds_payment"
+    GATEWAY_CURRENCY_UNSUPPORTED = "gateway_currency_unsupported"
     CREDIT_EXCEEDS_INVOICE = "credit_exceeds_invoice"
     WRITE_OFF_EXCEEDS_OPEN_AMOUNT = "write_off_exceeds_open_amount"
     AMOUNT_OUT_OF_RANGE = "amount_out_of_range"
@@ -119,6 +129,7 @@ MEANINGS: dict[Code, Meaning] = {
     Code.INVOICE_NOT_FOUND: Meaning(_E, False, 404, "no such invoice"),
     Code.INVOICE_LINE_NOT_FOUND: Meaning(_E, False, 404, "no such line on the invoice"),
     Code.PAYMENT_NOT_FOUND: Meaning(_E, False, 404, "no such payment"),
+    Code.REFUND_NOT_FOUND: Meaning(_E, False, 404, "no such refund"),
     Code.PERIOD_NOT_FOUND: Meaning(_E, False, 404, "no such accounting period"),
     Code.PRICE_NOT_FOUND: Meaning(_E, False, 404, "no price for that code is in effect on the service date"),
     Code.STATEMENT_NOT_FOUND: Meaning(_E, False, 404, "no such statement"),
@@ -132,6 +143,7 @@ MEANINGS: dict[Code, Meaning] = {
     Code.ACCOUNT_CLOSED: Meaning(_T, False, 409, "the account is closed"),
     Code.ACCOUNT_HAS_BALANCE: Meaning(_T, False, 409, "the account still has a balance"),
     Code.ACCOUNT_HAS_OPEN_CHARGES: Meaning(_T, False, 409, "the account still has charges or drafts to bill"),
+    Code.ACCOUNT_HAS_HOLDS: Meaning(_T, False, 409, "charges of the account are still with the payment gateway"),
     Code.CHARGE_NOT_OPEN: Meaning(_T, False, 409, "the charge is already invoiced or void"),
     Code.INVOICE_NOT_DRAFT: Meaning(_T, False, 409, "the invoice is not a draft"),
     Code.INVOICE_NOT_OPEN: Meaning(_T, False, 409, "the invoice is not open"),
@@ -147,11 +159,19 @@ MEANINGS: dict[Code, Meaning] = {
     Code.ALREADY_EXPORTED: Meaning(_T, False, 409, "the range was exported before; say so with again"),
     Code.GL_MAPPING_MISSING: Meaning(_T, False, 409, "ledger accounts have no GL code yet"),
     Code.LEDGER_DAMAGED: Meaning(_T, False, 409, "the ledger is not what was recorded; nothing is exported from it"),
+    Code.GATEWAY_NOT_CONFIGURED: Meaning(_T, False, 409, "the tenant has no payment gateway"),
+    Code.NOT_A_GATEWAY_PAYMENT: Meaning(_T, False, 409, "the payment did not come through a gateway"),
+    Code.HOLD_NOT_AUTHORISED: Meaning(_T, False, 409, "nothing is held at the gateway that could be captured"),
+    Code.HOLD_ENDED: Meaning(_T, False, 409, "the charge has ended: captured, declined, cancelled or expired"),
+    Code.REFUND_PENDING: Meaning(_T, True, 409, "a refund of the payment is still with the gateway"),
     Code.CIRCUIT_OPEN: Meaning(_T, True, 503, "the payment gateway is not answering"),
     Code.CURRENCY_MISMATCH: Meaning(_M, False, 422, "the currency is not the account's"),
     Code.ALLOCATION_EXCEEDS_OPEN_AMOUNT: Meaning(_M, False, 422, "more than what is open on the invoice"),
     Code.ALLOCATION_EXCEEDS_PAYMENT: Meaning(_M, False, 422, "more than what is left of the payment"),
     Code.REFUND_EXCEEDS_CREDIT: Meaning(_M, False, 422, "more than the unapplied credit of the payment"),
+    Code.CAPTURE_EXCEEDS_HOLD: Meaning(_M, False, 422, "more than what is held"),
+    Code.DISPUTE_EXCEEDS_PAYMENT: Meaning(_M, False, 422, "more than what is left of the payment"),
+    Code.GATEWAY_CURRENCY_UNSUPPORTED: Meaning(_M, False, 422, "the tenant's gateway does not take the currency"),
     Code.CREDIT_EXCEEDS_INVOICE: Meaning(_M, False, 422, "more than what is left to credit on the line"),
     Code.WRITE_OFF_EXCEEDS_OPEN_AMOUNT: Meaning(_M, False, 422, "more than what is open on the invoice"),
     Code.AMOUNT_OUT_OF_RANGE: Meaning(_M, False, 422, "an amount is beyond the supported range"),

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import Field, model_validator
 
+from schemas.allocation import MAX_ALLOCATIONS, AllocationChange, AllocationItem, Allocations
 from schemas.base import (
     AmountMinor,
     BusinessDate,
@@ -17,22 +18,14 @@ from schemas.base import (
     NonNegativeMinor,
     Note,
     QueryBody,
-    SignedMinor,
     WireModel,
 )
+from schemas.hold import HoldItem, HoldStatus, RefundStatus
 
-PaymentMethod = Literal["cash", "bank", "mobile_money", "cheque", "insurer_remittance"]
+ReceivedMethod = Literal["cash", "bank", "mobile_money", "cheque", "insurer_remittance"]
+PaymentMethod = ReceivedMethod | Literal["gateway"]  # through a gateway: charged, never recorded by hand
 PaymentStatus = Literal["recorded", "reversed"]
-MAX_ALLOCATIONS = 200  # invoices settled by one payment: bounds the rows one command can touch
 MAX_CASH_ROUNDING_MINOR = 100  # one major unit: more than the smallest coin of any two-decimal currency
-
-
-class AllocationItem(WireModel):
-    invoice_id: UUID
-    amount_minor: AmountMinor
-
-
-Allocations = Annotated[tuple[AllocationItem, ...], Field(max_length=MAX_ALLOCATIONS)]
 
 
 class RecordPayment(CommandBody):
@@ -42,7 +35,7 @@ class RecordPayment(CommandBody):
     payment_id: UUID | None = None
     account_id: UUID
     amount: Money
-    method: PaymentMethod
+    method: ReceivedMethod
     received_on: BusinessDate | None = None
     reference: Code | None = None
     party_id: Code | None = None
@@ -71,12 +64,13 @@ class UnallocatePayment(CommandBody):
 
 
 class RefundPayment(CommandBody):
-    """Pays unapplied credit back. `method` left out is the payment's own."""
+    """Pays unapplied credit back. `method` left out is the payment's own: one that came through a gateway goes back through it,
+    `pending` until the gateway has done it."""
 
     refund_id: UUID | None = None
     payment_id: UUID
     amount_minor: AmountMinor
-    method: PaymentMethod | None = None
+    method: ReceivedMethod | None = None
     refunded_on: BusinessDate | None = None
     reason: Note
 
@@ -90,24 +84,22 @@ class ReversePayment(CommandBody):
 
 
 class PaymentResult(WireModel):
+    """`refunding_minor`: reserved for refunds that the gateway has not made yet. `charged_back_minor`: lost in disputes."""
+
     payment_id: UUID
     status: PaymentStatus
     currency: Currency
     amount_minor: NonNegativeMinor
     allocated_minor: NonNegativeMinor
     refunded_minor: NonNegativeMinor
+    refunding_minor: NonNegativeMinor = 0
+    charged_back_minor: NonNegativeMinor = 0
     unapplied_minor: NonNegativeMinor
 
 
 class RefundResult(PaymentResult):
     refund_id: UUID
-
-
-class AllocationChange(WireModel):
-    """Negative: taken back."""
-
-    invoice_id: UUID
-    amount_minor: SignedMinor
+    refund_status: RefundStatus = "done"
 
 
 class PaymentEvent(PaymentResult):
@@ -138,8 +130,28 @@ class PaymentSummary(PaymentResult):
     recorded_at: datetime
 
 
-class PaymentView(PaymentSummary):
+class PaymentView(WireModel):
+    """A payment; or a charge that the gateway has not captured (yet), which has the status of its hold, nothing allocated and no
+    day of receipt. `hold` is there for whatever went through a gateway."""
+
+    payment_id: UUID
+    status: PaymentStatus | HoldStatus
+    currency: Currency
+    amount_minor: NonNegativeMinor
+    allocated_minor: NonNegativeMinor
+    refunded_minor: NonNegativeMinor
+    refunding_minor: NonNegativeMinor = 0
+    charged_back_minor: NonNegativeMinor = 0
+    unapplied_minor: NonNegativeMinor
+    account_id: UUID
+    method: PaymentMethod
+    received_on: date | None
+    reference: Code | None
+    party_id: Code | None
+    cash_rounding_minor: int
+    recorded_at: datetime
     allocations: tuple[AllocationChange, ...]
+    hold: HoldItem | None = None
 
 
 class PaymentPage(WireModel):

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints
 
 from schemas.base import BasisPoints, Name, TenantId, WireModel
+from schemas.gateway import GatewayProfile
 
 CountryProfile = Annotated[str, StringConstraints(pattern=r"^[A-Z]{3}$")]  # ISO 3166-1 alpha-3: AFG, ARE
 FiscalCalendar = Literal["gregorian", "solar_hijri"]
@@ -42,3 +43,4 @@ class TenantProfile(WireModel):
     payment_terms_days: Annotated[int, Field(ge=0, le=365)] = 30
     tax_override_basis_points: BasisPoints | None = None
     statement: StatementProfile | None = None
+    gateway: GatewayProfile | None = None

@@ -8,16 +8,10 @@ from adapters.postgres.reads.asking import Asking, owned
 from adapters.postgres.reads.paging import Keyset, page
 from adapters.postgres.tables import allocation, payment
 from domain.entities import Payment
+from schemas.allocation import AllocationChange
 from schemas.codes import Code
 from schemas.outcome import Problem, problem
-from schemas.payment import (
-    AllocationChange,
-    GetPayment,
-    ListPayments,
-    PaymentPage,
-    PaymentSummary,
-    PaymentView,
-)
+from schemas.payment import GetPayment, ListPayments, PaymentPage, PaymentSummary, PaymentView
 
 _PAYMENTS = select(payment).where(owned(payment))
 _PAYMENT = _PAYMENTS.where(payment.c.id == bindparam("payment_id"))
