@@ -57,7 +57,7 @@ def measure(entries: int, form: str, formats: tuple[str, ...]) -> Measured:
 async def _measure(mesh: Mesh, entries: int, form: str, formats: tuple[str, ...]) -> Measured:
     import nats
 
-    await _seed(mesh.dsn("postgres"), entries)
+    await seed(mesh.dsn("postgres"), entries)
     connection = await nats.connect(mesh.nats_url("operator"))
     try:
         async with CommandClient.on(connection) as commands:
@@ -98,7 +98,7 @@ async def _ended(client: MeshClient, job_id: str) -> dict[str, Any]:
         await asyncio.sleep(_POLL_SECONDS)
 
 
-async def _seed(dsn: str, entries: int) -> None:
+async def seed(dsn: str, entries: int) -> None:
     """Invoices and their payments by turns over SUB_LEDGERS accounts, as the superuser, without foreign keys checked.
 
     The book comes last: until it is there, the worker's own verification does not know the tenant.

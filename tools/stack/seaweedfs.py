@@ -21,9 +21,11 @@ _SERVERS = ("master", "volume", "filer", "s3")
 class SeaweedFS:
     """One S3 endpoint in one directory; ports and keys are chosen once and kept."""
 
-    def __init__(self, directory: Path, *, bucket: str = BUCKET) -> None:
+    def __init__(self, directory: Path, *, bucket: str = BUCKET, room_mb: int | None = None) -> None:
+        """`room_mb` None: as much as the disk has. It may be another one at the next start."""
         self.directory = directory
         self.bucket = bucket
+        self.room_mb = room_mb
         self._process = ServerProcess("seaweedfs", directory)
         self._state_path = directory / "state.json"
 
@@ -61,9 +63,10 @@ class SeaweedFS:
         identities = self.directory / "s3.json"
         identities.touch(mode=0o600)
         identities.write_text(json.dumps(_identities(state)))
-        self._process.launch(
-            [binary("weed"), "-logtostderr", "mini", *_arguments(state, data, identities, self.bucket)]
-        )
+        # Volumes of 1 MB: a limited store is full when it has no further one.
+        room = ["-master.volumeSizeLimitMB=1", f"-volume.max={self.room_mb}"] if self.room_mb else []
+        arguments = [*_arguments(state, data, identities, self.bucket), *room]
+        self._process.launch([binary("weed"), "-logtostderr", "mini", *arguments])
 
     def wait_ready(self) -> None:
         self._process.wait_ready(self._answers, _READY_TIMEOUT_SECONDS)
