@@ -1,6 +1,7 @@
 """The shim as an ASGI application: each route is one NATS message out and one answer back."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import orjson
@@ -68,7 +69,7 @@ class Shim:
         request.state.log["command_id"] = str(command_id)
         payload = await requests.command_payload(request, route, principal.tenant_id, self._body_max_bytes)
         subject = subjects.command_subject(principal.tenant_id, route.name)
-        with _span(request, route, principal) as traceparent:
+        with _span(request, route, principal, {"billing.command_id": str(command_id)}) as traceparent:
             message_headers = _headers(request, principal, traceparent)
             try:
                 outcome = await self._messenger.command(subject, command_id, payload, message_headers)
@@ -85,7 +86,7 @@ class Shim:
         else:
             payload = requests.query_payload(request, route, principal.tenant_id)
         subject = subjects.query_subject(principal.tenant_id, route.name)
-        with _span(request, route, principal) as traceparent:
+        with _span(request, route, principal, {}) as traceparent:
             try:
                 answer = await self._messenger.query(
                     subject,
@@ -115,9 +116,11 @@ def _outcome(route: Route, outcome: Outcome) -> Response:
     return _json(outcome.model_dump(mode="json", exclude={"error"}), status, position)
 
 
-def _span(request: Request, route: Route, principal: Principal) -> Any:
+def _span(
+    request: Request, route: Route, principal: Principal, more: dict[str, str]
+) -> AbstractContextManager[str | None]:
     kind: tracing.Kind = "producer" if route.command is not None else "client"
-    attributes = {"billing.tenant_id": principal.tenant_id}
+    attributes = {"billing.tenant_id": principal.tenant_id} | more
     return tracing.span(route.name, kind, traceparent=request.state.traceparent, attributes=attributes)
 
 

@@ -3,7 +3,7 @@ whatever goes wrong inside."""
 
 import re
 import time
-from http import HTTPMethod
+from http import HTTPMethod, HTTPStatus
 
 import structlog
 import uuid_utils
@@ -67,6 +67,7 @@ class Edge:
         attributes = {"billing.correlation_id": exchange.correlation_id}
         with tracing.span(f"HTTP {exchange.method}", "server", traceparent=incoming, attributes=attributes) as outgoing:
             scope["state"] = {"correlation_id": exchange.correlation_id, "traceparent": outgoing}
+            exchange.trace_id = tracing.trace_id(outgoing)
             try:
                 if self._in_flight > self._in_flight_max:
                     raise HttpProblem(ShimCode.OVERLOADED)
@@ -81,6 +82,8 @@ class Edge:
                     raise
                 unexpected = problems.response(HttpProblem(ShimCode.INTERNAL_ERROR), exchange.correlation_id)
                 await unexpected(scope, receive, exchange.send)
+            finally:
+                exchange.annotate()
 
 
 class _Exchange:
@@ -93,6 +96,7 @@ class _Exchange:
         self.method: str = scope["method"] if scope["method"] in _METHODS else "OTHER"
         self.status = 0
         self.started = False
+        self.trace_id: str | None = None
         given = self.header(KONG_REQUEST_ID)
         self.correlation_id = given if given and _CORRELATION_ID.fullmatch(given) else uuid_utils.uuid7().hex
 
@@ -110,9 +114,25 @@ class _Exchange:
             headers[CORRELATION_HEADER] = self.correlation_id
         await self._send(message)
 
+    @property
+    def route(self) -> str:
+        """The template, never the path: paths hold ids."""
+        path: str = getattr(self._scope.get("route"), "path", UNMATCHED)
+        return path
+
+    def annotate(self) -> None:
+        """What the span could not know when it began."""
+        attributes: dict[str, str | int] = {
+            "http.request.method": self.method,
+            "http.route": self.route,
+            "http.response.status_code": self.status,
+        }
+        failed = str(self.status) if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
+        tracing.annotate(attributes, name=f"{self.method} {self.route}", failed=failed)
+
     def record(self) -> None:
-        """Count, time and log. The route is the template, never the path: paths hold ids."""
-        route = getattr(self._scope.get("route"), "path", UNMATCHED)
+        """Count, time and log."""
+        route = self.route
         elapsed = time.perf_counter() - self._started_at
         self.status = self.status or CLIENT_CLOSED_STATUS  # cancelled before there was an answer
         REQUESTS.labels(self.method, route, str(self.status)).inc()
@@ -124,5 +144,6 @@ class _Exchange:
             status=self.status,
             duration_ms=round(elapsed * 1000, 1),
             correlation_id=self.correlation_id,
+            trace_id=self.trace_id,
             **self._scope.get("state", {}).get("log", {}),
         )

@@ -1,7 +1,7 @@
 """How a message ends: outcome to the reply inbox, acknowledgement, another try later, or the dead letter stream."""
 
 import re
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -16,12 +16,11 @@ from nats.js.errors import Error as JetStreamError
 from adapters.nats import acks
 from adapters.nats.topology import DLQ_STREAM
 from domain.engine import Verdict
-from handlers import metrics
+from handlers import hops, metrics
 from handlers.inbound import Delivery, Inbound, Malformed
 from schemas import headers
 from schemas.codes import Code
 from schemas.outcome import Problem, problem
-from schemas.registry import COMMANDS
 from schemas.subjects import dlq_subject
 
 log = structlog.get_logger()
@@ -64,12 +63,16 @@ class Answers:
         for answered in final:
             verdict = answered.verdict
             metrics.COMMANDS.labels(answered.inbound.name, verdict.status, verdict.code or "").inc()
+            if verdict.status == "rejected":
+                log.info("command_refused", **hops.ids(answered.inbound), code=verdict.code)
         await self.reply(
             (answered.inbound.reply_to, outcome(answered.inbound.command_id, answered.verdict, position))
             for answered in final
             if answered.inbound.reply_to
         )
         await acks.ack_all(self._connection, [answered.inbound.message for answered in final])
+        for answered in final:
+            hops.ended(answered.inbound, answered.verdict.status, answered.verdict.code)
         deferred = [answered for answered in share if answered.verdict.status == "deferred"]
         await self.retry(
             [answered.inbound for answered in deferred],
@@ -88,14 +91,13 @@ class Answers:
         for inbound, tried in zip(inbounds, tries or [each.delivery.delivered for each in inbounds], strict=True):
             if not inbound.message.is_acked:
                 await inbound.message.nak(delay=retry_delay_seconds(tried))
+            hops.ended(inbound, "retried", reason)
 
     async def bury(self, letter: Inbound | Malformed, why: Problem) -> None:
         """Dead-letters a message with its body, then says so to whoever waits for it."""
         log.warning(
             "command_dead_lettered",
-            command=letter.name,
-            command_id=str(letter.command_id),
-            tenant=letter.tenant_id,
+            **hops.ids(letter),
             code=why.code,
             stream_sequence=letter.delivery.stream_sequence,
         )
@@ -109,13 +111,14 @@ class Answers:
             )
         except (nats_errors.Error, JetStreamError, TimeoutError) as error:
             # The dead letter stream is full or away: the message must not be let go of.
-            log.error("dead_letter_not_stored", error=type(error).__name__, command_id=str(letter.command_id))
+            log.error("dead_letter_not_stored", **hops.ids(letter), error=type(error).__name__)
+            hops.ended(letter, "retried", "dead_letter_not_stored", failed=True)
             await letter.message.nak(delay=RETRY_MAX_SECONDS)
             return
         metrics.DEAD_LETTERS.labels(self._group, why.code).inc()
         # A name nobody registered is the publisher's choice: as a label it would make as many series as they like.
-        name = letter.name if letter.name in COMMANDS else "unknown"
-        metrics.COMMANDS.labels(name, "dead_lettered", why.code).inc()
+        metrics.COMMANDS.labels(hops.known_name(letter.name), "dead_lettered", why.code).inc()
+        hops.ended(letter, "dead_lettered", why.code, failed=True)
         if letter.reply_to:
             rejection = Verdict("rejected", error=orjson.dumps(why.model_dump(mode="json")).decode())
             await self.reply([(letter.reply_to, outcome(letter.command_id, rejection, None))])
@@ -126,7 +129,8 @@ class Answers:
         if not publications:
             return
         for index in await acks.publish_many(self._connection, publications):
-            log.warning("reply_not_sendable", bytes=len(publications[index][1]))
+            refused = publications[index][1]
+            log.warning("reply_not_sendable", command_id=orjson.loads(refused)["command_id"], bytes=len(refused))
 
 
 def outcome(command_id: UUID | None, verdict: Verdict, position: str | None) -> bytes:
@@ -184,11 +188,11 @@ def _one_line(why: Problem) -> str:
     return "".join(character if character.isprintable() else "?" for character in text)[:MAX_REASON_CHARACTERS]
 
 
-async def quietly(answering: Awaitable[None]) -> None:
-    """Awaits an answer; one that cannot be sent is logged, since the message will come again."""
+async def quietly(answering: Awaitable[None], about: Mapping[str, str | int | None]) -> None:
+    """Awaits an answer; one that cannot be sent is logged, with what it is about, since the message will come again."""
     try:
         await answering
     except (nats_errors.Error, JetStreamError, OSError, TimeoutError) as error:
-        log.warning("answer_not_sent", error=type(error).__name__)
+        log.warning("answer_not_sent", **about, error=type(error).__name__)
     except Exception as error:  # a bug in one answer must not cancel the batch's other answers
-        log.exception("answer_failed", error=type(error).__name__)
+        log.exception("answer_failed", **about, error=type(error).__name__)

@@ -94,13 +94,13 @@ class GlExporter:
         _accepted(await self._report(work, "job.report", f"started-{work.delivery.delivered}", started))
         recorded = await self._export(work, job)
         _accepted(await self._report(work, "gl.record", "recorded", recorded))
-        log.info("gl_exported", tenant=work.tenant_id, job_id=str(job.job_id), transfers=recorded.transfers)
+        log.info("gl_exported", tenant_id=work.tenant_id, job_id=str(job.job_id), transfers=recorded.transfers)
 
     async def _export(self, work: JobWork, job: JobView) -> RecordGlExport:
         try:
             return await self._written(work, job.job_id, Plan.of(job))
         except LedgerDamaged as damage:
-            log.error("gl_export_ledger_damaged", tenant=work.tenant_id, sequence=damage.sequence)
+            log.error("gl_export_ledger_damaged", tenant_id=work.tenant_id, sequence=damage.sequence)
             raise JobFailure(Code.LEDGER_DAMAGED, str(damage), retryable=False) from None
         except MissingMapping as missing:
             raise JobFailure(Code.GL_MAPPING_MISSING, str(missing), retryable=False) from None

@@ -61,6 +61,7 @@ class Inbound(NamedTuple):
     actor: str | None
     correlation_id: str | None
     traceparent: str | None
+    hop: tracing.Hop | None = None
 
 
 class Malformed(NamedTuple):
@@ -73,6 +74,8 @@ class Malformed(NamedTuple):
     command_id: UUID | None
     reply_to: str | None
     problem: Problem
+    traceparent: str | None
+    hop: tracing.Hop | None = None
 
 
 def delivery(reply: str) -> Delivery:
@@ -98,11 +101,12 @@ def decode(message: Msg) -> Inbound | Malformed:
     reply_to = fields.get(headers.REPLY_TO)
     safe_reply_to = _safe_reply_to(fields)
     origin = _origin(found, fields)
+    traceparent = tracing.valid(fields.get(headers.TRACEPARENT))
     refusal = _header_refusal(fields, name, command_id, reply_to, safe_reply_to)
     decoded = refusal or _body(message.data, name, tenant_id)
     if isinstance(decoded, Problem) or command_id is None or origin is None:
         decoded = decoded if isinstance(decoded, Problem) else _unreplayable(command_id)
-        return Malformed(message, found, tenant_id, name, command_id, safe_reply_to, decoded)
+        return Malformed(message, found, tenant_id, name, command_id, safe_reply_to, decoded, traceparent)
     model, digest = decoded
     return Inbound(
         message=message,
@@ -116,7 +120,7 @@ def decode(message: Msg) -> Inbound | Malformed:
         reply_to=safe_reply_to,
         actor=fields.get(headers.ACTOR),
         correlation_id=fields.get(headers.CORRELATION_ID),
-        traceparent=tracing.valid(fields.get(headers.TRACEPARENT)),
+        traceparent=traceparent,
     )
 
 
@@ -125,7 +129,9 @@ def unread(message: Msg, why: Problem) -> Malformed:
     fields = message.headers or {}
     tenant_id, name = parse(message.subject) or ("", "")
     command_id = headers.command_id(fields.get(headers.MESSAGE_ID))
-    return Malformed(message, delivery(message.reply), tenant_id, name, command_id, _safe_reply_to(fields), why)
+    traceparent = tracing.valid(fields.get(headers.TRACEPARENT))
+    found, reply_to = delivery(message.reply), _safe_reply_to(fields)
+    return Malformed(message, found, tenant_id, name, command_id, reply_to, why, traceparent)
 
 
 def _safe_reply_to(fields: dict[str, str]) -> str | None:

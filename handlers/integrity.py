@@ -54,7 +54,7 @@ class Integrity:
         for mismatch in found.mismatches[:LOGGED_MISMATCHES]:
             log.error(
                 "ledger_mismatch",
-                tenant=tenant_id,
+                tenant_id=tenant_id,
                 check=mismatch.check,
                 subject=mismatch.subject,
                 expected=mismatch.expected,

@@ -24,6 +24,7 @@ from adapters.nats.consumer_state import ConsumerMissing, consumer_state
 from adapters.nats.fetch import AdaptiveFetch
 from adapters.nats.topology import DLQ_STREAM, JOBS_ACK_WAIT, JOBS_STREAM
 from adapters.postgres import errors
+from adapters.telemetry import tracing
 from domain.ids import derived_id
 from handlers import job_metrics as metrics
 from handlers.answers import DLQ_TIMEOUT_SECONDS, dead_letter_headers
@@ -133,8 +134,11 @@ class JobRunner:
         in_flight, began = metrics.IN_FLIGHT.labels(queue.durable), monotonic()
         in_flight.inc()
         try:
-            async with _heartbeat(message):
-                outcome = await self._handle(queue, message, stop)
+            parent = (message.headers or {}).get(headers.TRACEPARENT)
+            with tracing.span(f"job {queue.durable}", "consumer", traceparent=parent):
+                async with _heartbeat(message):
+                    outcome = await self._handle(queue, message, stop)
+                tracing.annotate({"billing.outcome": outcome})
         except (nats_errors.Error, JetStreamError, OSError, TimeoutError) as error:
             log.warning("job_not_answered", queue=queue.durable, error=type(error).__name__)
             outcome = "unanswered"
@@ -170,7 +174,7 @@ class JobRunner:
         except JobFailure as failure:
             return await self._failed(queue, message, work, failure)
         except Exception as error:
-            log.exception("job_failed", queue=queue.durable, tenant=work.tenant_id, error=type(error).__name__)
+            log.exception("job_failed", **_ids(queue, work), error=type(error).__name__)
             unknown = JobFailure("job_failed", type(error).__name__, retryable=True)
             return await self._failed(queue, message, work, unknown)
         await message.ack()
@@ -185,7 +189,7 @@ class JobRunner:
             except Exception as error:
                 if not (isinstance(error, _OUTAGES) or errors.transient(error)):
                     raise
-                log.warning("job_waits", queue=queue.durable, tenant=work.tenant_id, error=type(error).__name__)
+                log.warning("job_waits", **_ids(queue, work), error=type(error).__name__)
             if await pause(work.stopping, back_off):
                 raise Stopping
             back_off = min(2 * back_off, longest)
@@ -194,9 +198,7 @@ class JobRunner:
         delivered = work.delivery.delivered
         if failure.retryable and delivered < self._retry.deliveries:
             delay = self._retry.delay_seconds(delivered)
-            log.warning(
-                "job_retried", queue=queue.durable, tenant=work.tenant_id, code=failure.code, delay_seconds=delay
-            )
+            log.warning("job_retried", **_ids(queue, work), code=failure.code, delay_seconds=delay)
             await message.nak(delay=delay)
             return "retried"
         return await self._give_up(queue, message, work, failure)
@@ -219,11 +221,24 @@ class JobRunner:
         body = ReportJob(job_id=job_id, status="failed", error_code=failure.code, error_detail=detail)
         outcome = await self._reporter.report(work.tenant_id, "job.report", command_id, body)
         log.error(
-            "job_given_up", tenant=work.tenant_id, job_id=str(job_id), code=failure.code, told=_code(outcome) or "yes"
+            "job_given_up",
+            tenant_id=work.tenant_id,
+            job_id=str(job_id),
+            command_id=str(command_id),
+            code=failure.code,
+            told=_code(outcome) or "yes",
         )
 
     async def _bury(self, queue: JobQueue, message: Msg, found: Delivery, why: Problem) -> None:
         tenant_id = message.subject.split(".")[3] if message.subject.count(".") >= 3 else "_"
+        log.warning(
+            "job_dead_lettered",
+            queue=queue.durable,
+            tenant_id=tenant_id,
+            run_id=(message.headers or {}).get(headers.MESSAGE_ID),
+            code=why.code,
+            stream_sequence=found.stream_sequence,
+        )
         await self._jetstream.publish(
             dlq_subject(f"jobs-{queue.durable}", tenant_id),
             message.data,
@@ -280,6 +295,10 @@ def _work(message: Msg, found: Delivery, stop: asyncio.Event) -> JobWork | Probl
     except ValidationError:
         return problem(Code.MALFORMED_COMMAND, "the body names no job")
     return JobWork(tokens[3], run_id, message.data, found, stop)
+
+
+def _ids(queue: JobQueue, work: JobWork) -> dict[str, str]:
+    return {"queue": queue.durable, "tenant_id": work.tenant_id, "run_id": str(work.run_id)}
 
 
 def _code(outcome: Outcome) -> str | None:

@@ -17,11 +17,10 @@ from adapters.postgres import errors
 from adapters.postgres.database import Database
 from adapters.postgres.load import load
 from adapters.postgres.save import save
-from adapters.telemetry import tracing
 from domain import engine
 from domain.decision import Command
 from domain.engine import Verdict
-from handlers import metrics
+from handlers import hops, metrics
 from handlers.answers import RETRY_MAX_SECONDS, Answered, Answers, failure_problem, quietly
 from handlers.inbound import Inbound, Malformed, decode
 from handlers.prepare import Preparation
@@ -70,12 +69,12 @@ class Pipeline:
             in_flight.dec(len(messages))
 
     async def _batch(self, messages: Sequence[Msg]) -> None:
-        decoded = [decode(message) for message in messages]
+        decoded = [hops.begun(decode(message)) for message in messages]
         malformed = [letter for letter in decoded if isinstance(letter, Malformed)]
         shares = _shares([inbound for inbound in decoded if isinstance(inbound, Inbound)])
         async with asyncio.TaskGroup() as tasks:
             for letter in malformed:
-                tasks.create_task(quietly(self._answers.bury(letter, letter.problem)))
+                tasks.create_task(quietly(self._answers.bury(letter, letter.problem), hops.ids(letter)))
             for tenant_id, share in shares.items():
                 tasks.create_task(self._tenant(tenant_id, share))
 
@@ -90,12 +89,12 @@ class Pipeline:
             log.error("suspects_postponed", group=self._group, count=len(waiting), error=type(error).__name__)
             for message in waiting:
                 if not message.is_acked:
-                    await quietly(message.nak(delay=RETRY_MAX_SECONDS))
+                    await quietly(message.nak(delay=RETRY_MAX_SECONDS), {"group": self._group})
 
     async def _try(self, suspect: Suspect) -> None:
         if suspect.is_poison:
             letter = poison(suspect)
-            await quietly(self._answers.bury(letter, letter.problem))
+            await quietly(self._answers.bury(letter, letter.problem), hops.ids(letter))
             return
         log.warning(
             "suspect_tried_alone",
@@ -113,8 +112,8 @@ class Pipeline:
             commands = await self._preparation.commands(tenant_id, share, self._waits)
             await self._apply(tenant_id, list(zip(share, commands, strict=True)))
         except Exception as error:
-            log.exception("share_failed", tenant=tenant_id, group=self._group, error=type(error).__name__)
-            await quietly(self._answers.retry(share, "unexpected"))
+            log.exception("share_failed", **_of(share), group=self._group, error=type(error).__name__)
+            await quietly(self._answers.retry(share, "unexpected"), _of(share))
 
     async def _apply(self, tenant_id: str, pairs: Sequence[tuple[Inbound, Command[CommandBody]]]) -> None:
         """Applies and answers. A transient failure gives the share back; a failure that one message causes is bisected
@@ -122,12 +121,13 @@ class Pipeline:
         try:
             verdicts, position = await self._transact(tenant_id, pairs)
         except Exception as error:
+            share = [inbound for inbound, _ in pairs]
             if errors.transient(error):
-                log.warning("share_postponed", tenant=tenant_id, group=self._group, error=type(error).__name__)
-                await quietly(self._answers.retry([inbound for inbound, _ in pairs], "transient"))
+                log.warning("share_postponed", **_of(share), group=self._group, error=type(error).__name__)
+                await quietly(self._answers.retry(share, "transient"), _of(share))
             elif len(pairs) == 1:
-                log.exception("command_failed", tenant=tenant_id, command=pairs[0][0].name, error=type(error).__name__)
-                await quietly(self._answers.bury(pairs[0][0], failure_problem(error)))
+                log.exception("command_failed", **hops.ids(pairs[0][0]), error=type(error).__name__)
+                await quietly(self._answers.bury(pairs[0][0], failure_problem(error)), hops.ids(pairs[0][0]))
             else:
                 metrics.BISECTIONS.labels(self._group).inc()
                 middle = len(pairs) // 2
@@ -137,14 +137,8 @@ class Pipeline:
         answered = [self._answered(inbound, verdict) for (inbound, _), verdict in zip(pairs, verdicts, strict=True)]
         for inbound, verdict, _ in answered:
             if verdict.failure is not None:
-                log.error(
-                    "command_failed",
-                    tenant=tenant_id,
-                    command=inbound.name,
-                    command_id=str(inbound.command_id),
-                    exc_info=verdict.failure,
-                )
-        await quietly(self._answers.settle(answered, position))
+                log.error("command_failed", **hops.ids(inbound), exc_info=verdict.failure)
+        await quietly(self._answers.settle(answered, position), _of([inbound for inbound, _ in pairs]))
         self._observe(answered)
 
     def _answered(self, inbound: Inbound, verdict: Verdict) -> Answered:
@@ -161,7 +155,7 @@ class Pipeline:
         needs = engine.needs(commands)
         async with self._turns.turn(tenant_id):
             timer = metrics.TRANSACTION_DURATION.labels(self._group).time()
-            with timer, tracing.span("billing.batch", traceparent=_single(pairs), attributes={"commands": len(pairs)}):
+            with timer, hops.together([inbound for inbound, _ in pairs], self._group):
                 async with self._database.transaction(tenant_id) as transaction:
                     snapshot = await load(transaction.connection, tenant_id, needs)
                     verdicts = engine.execute(snapshot, commands)
@@ -185,6 +179,6 @@ def _shares(inbounds: Sequence[Inbound]) -> dict[str, list[Inbound]]:
     return shares
 
 
-def _single(pairs: Sequence[tuple[Inbound, Command[CommandBody]]]) -> str | None:
-    """A batch of one continues its command's trace; a larger one has no single parent."""
-    return pairs[0][0].traceparent if len(pairs) == 1 else None
+def _of(share: Sequence[Inbound]) -> dict[str, str | int | None]:
+    """What a log line says of several commands of one tenant: their number, and the first of them to begin looking at."""
+    return {**hops.ids(share[0]), "commands": len(share)}

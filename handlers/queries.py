@@ -81,6 +81,7 @@ class Queries:
         address = parse(subject)
         name = address.name if address and address.name in QUERIES else metrics.UNKNOWN
         answered = _encoded(await self._bounded(name, address, body))
+        tracing.annotate({"billing.outcome": answered.outcome}, name=f"query {name}")
         metrics.QUERIES.labels(name, answered.outcome).inc()
         metrics.DURATION.labels(name).observe(time.perf_counter() - started)
         return answered.body

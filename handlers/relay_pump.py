@@ -5,13 +5,17 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from time import time_ns
 
 import structlog
 from nats import errors
 
 from adapters.nats.batch_publish import Publisher, PublishError, Row
 from adapters.postgres.outbox import OutboxRow, OutboxSession
+from adapters.telemetry import tracing
 from handlers import relay_metrics as metrics
+from schemas import headers
+from schemas.wire_headers import header_value
 
 log = structlog.get_logger()
 
@@ -82,6 +86,7 @@ class Pump:
         return len(rows)
 
     async def _send(self, rows: list[OutboxRow]) -> None:
+        since_ns = time_ns()
         if len(rows) >= MIN_BATCH:
             try:
                 await self._publisher.publish_batch([_message(row) for row in rows])
@@ -92,12 +97,12 @@ class Pump:
                 self._log.info("relay_batch_refused", rows=len(rows), error=str(error))
             else:
                 self._release(rows)
-                await self._sent(rows, "batch")
+                await self._sent(rows, "batch", since_ns)
                 return
         if rows:
-            await self._send_singly(rows)
+            await self._send_singly(rows, since_ns)
 
-    async def _send_singly(self, rows: list[OutboxRow]) -> None:
+    async def _send_singly(self, rows: list[OutboxRow], since_ns: int) -> None:
         """Each tenant's rows one after the other, all tenants at once; deletes what was stored, whatever failed."""
         lanes: dict[str, list[OutboxRow]] = defaultdict(list)
         for row in rows:
@@ -105,7 +110,7 @@ class Pump:
         stored: list[OutboxRow] = []
         results = await asyncio.gather(*(self._lane(lane, stored) for lane in lanes.values()), return_exceptions=True)
         if stored:
-            await self._sent(stored, "single")
+            await self._sent(stored, "single", since_ns)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
@@ -124,7 +129,15 @@ class Pump:
             stored.append(row)
             self._release([row])
 
-    async def _sent(self, rows: list[OutboxRow], mode: str) -> None:
+    async def _sent(self, rows: list[OutboxRow], mode: str, since_ns: int) -> None:
+        if tracing.exports():
+            said: dict[str, str | int] = {
+                "billing.stream": self._stream,
+                "billing.mode": mode,
+                "billing.rows": len(rows),
+            }
+            parents = [parent for row in rows if (parent := header_value(row.headers, headers.TRACEPARENT))]
+            tracing.passed("billing.relay", "producer", parents, since_ns, said)
         await self._session.delete(rows)
         metrics.PUBLISHED.labels(self._stream, mode).inc(len(rows))
 

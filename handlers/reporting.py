@@ -23,6 +23,7 @@ from nats.js.errors import Error as JetStreamError
 from pydantic import ValidationError
 
 from adapters.nats.topology import COMMANDS_STREAM
+from adapters.telemetry import tracing
 from schemas import headers
 from schemas.base import CommandBody
 from schemas.outcome import Outcome
@@ -103,6 +104,8 @@ class Reporter:
         answered: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting[token] = answered
         fields = {headers.REPLY_TO: f"{self._inbox}.{token}", headers.ACTOR: "worker"}
+        if traceparent := tracing.current():
+            fields[headers.TRACEPARENT] = traceparent
         try:
             if await self._publish(subject, data, fields | {headers.MESSAGE_ID: message_id}):
                 again = f"{message_id.partition(':')[0]}:{secrets.token_hex(_ATTEMPT_BYTES)}"

@@ -126,7 +126,7 @@ class Scheduler:
         """Commands for the tenant's invoices past due on its own business date; how many were marked."""
         profile = await self._directory.profile(tenant_id)
         if not isinstance(profile, TenantProfile):
-            log.warning("overdue_tenant_skipped", tenant=tenant_id, code=profile.code)
+            log.warning("overdue_tenant_skipped", tenant_id=tenant_id, code=profile.code)
             return 0
         as_of, after, marked = business_date(profile, datetime.now(UTC)), _FIRST, 0
         while True:
@@ -140,7 +140,7 @@ class Scheduler:
                 tenant_id, "invoice.mark_overdue", marking_id(tenant_id, as_of, found), body
             )
             if outcome.error is not None:
-                log.error("overdue_refused", tenant=tenant_id, code=outcome.error.code)
+                log.error("overdue_refused", tenant_id=tenant_id, code=outcome.error.code)
                 break
             marked += int((outcome.result or {}).get("marked", 0))
         metrics.OVERDUE_MARKED.inc(marked)

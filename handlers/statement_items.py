@@ -107,7 +107,7 @@ class StatementItems:
             return await self._refused(chunk, item, error.code)
         except Exception as error:
             # A bug with this one content: tried again it would fail again, and take the whole run with it.
-            log.exception("statement_crashed", tenant=chunk.run.cut.tenant_id, error=type(error).__name__)
+            log.exception("statement_crashed", tenant_id=chunk.run.cut.tenant_id, error=type(error).__name__)
             return await self._refused(chunk, item, FAILED)
         record = await self._stored(chunk, item, content, documents)
         await self._record(chunk, item, record, "issued")
@@ -159,7 +159,7 @@ class StatementItems:
     async def _refused(self, chunk: _Chunk, item: StatementItem, code: str) -> None:
         """The error's text is not logged: it may hold amounts, or the characters of a name."""
         statement_id = str(self._id(chunk, item))
-        log.warning("statement_not_made", tenant=chunk.run.cut.tenant_id, statement_id=statement_id, code=code)
+        log.warning("statement_not_made", tenant_id=chunk.run.cut.tenant_id, statement_id=statement_id, code=code)
         await self._record(chunk, item, self._body(chunk, item).model_copy(update={"error_code": code}), "failed")
 
     async def _record(self, chunk: _Chunk, item: StatementItem, body: RecordStatement, outcome: str) -> None:

@@ -51,7 +51,7 @@ class StatementSplit:
         await self._report(run, total)
         if total:
             await self._publish(run, work)
-        log.info("statement_run_split", tenant=work.tenant_id, job_id=str(job_id), statements=total)
+        log.info("statement_run_split", tenant_id=work.tenant_id, job_id=str(job_id), statements=total)
 
     async def _report(self, run: Run, total: int) -> None:
         """A run that has no statement to make has succeeded with that."""

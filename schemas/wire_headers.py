@@ -26,3 +26,13 @@ def encode_headers(headers: Mapping[str, str]) -> bytes:
         lines.append(f"{name}: {value}\r\n".encode())
     lines.append(END)
     return b"".join(lines)
+
+
+def header_value(block: bytes, name: str) -> str | None:
+    """The value of a header in a block that `encode_headers` made."""
+    begins = b"\r\n%b: " % name.encode()
+    at = block.find(begins)
+    if at < 0:
+        return None
+    at += len(begins)
+    return block[at : block.index(b"\r\n", at)].decode()

@@ -13,7 +13,7 @@ import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
-from adapters.telemetry import redaction
+from adapters.telemetry import redaction, tracing
 
 MAX_FRAMES = 12  # of a traceback: enough to find the place
 Format = Literal["json", "console"]
@@ -31,6 +31,7 @@ def configure(role: str, *, level: str = "info", log_format: Format | None = Non
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _role(role),
+        _trace,
         _exception,
         redaction.redact,
     ]
@@ -68,6 +69,15 @@ def _role(role: str) -> Processor:
         return event
 
     return add
+
+
+def _trace(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """The trace that the line belongs to, so that one leads to the other. A line about a message of a batch names its own."""
+    if event.get("trace_id") is None:
+        event.pop("trace_id", None)
+        if found := tracing.trace_id(tracing.current()):
+            event["trace_id"] = found
+    return event
 
 
 def _logger_name(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
