@@ -1,4 +1,4 @@
-"""The documents in docs/api are what the code generates now, and are what they claim to be."""
+"""The generated documents in docs are what the code generates now, and are what they claim to be."""
 
 import json
 import re
@@ -45,12 +45,12 @@ def test_docs_are_fresh() -> None:
 def test_a_stale_missing_or_leftover_file_is_named_and_mended(tmp_path: Path) -> None:
     write(tmp_path)
     assert difference(tmp_path) == ((), ())
-    (tmp_path / "openapi.json").write_text("{}")
-    (tmp_path / "schemas" / "charge.capture.json").unlink()
-    (tmp_path / "schemas" / "charge.forget.json").write_text("{}")
+    (tmp_path / "api" / "openapi.json").write_text("{}")
+    (tmp_path / "api" / "schemas" / "charge.capture.json").unlink()
+    (tmp_path / "api" / "schemas" / "charge.forget.json").write_text("{}")
     found = difference(tmp_path)
-    assert found.stale == ("openapi.json", "schemas/charge.capture.json")
-    assert found.extra == ("schemas/charge.forget.json",)
+    assert found.stale == ("api/openapi.json", "api/schemas/charge.capture.json")
+    assert found.extra == ("api/schemas/charge.forget.json",)
     write(tmp_path)
     assert difference(tmp_path) == ((), ())
 
@@ -112,7 +112,7 @@ def test_asyncapi_headers_are_checked_by_their_schema(mesh: dict[str, Any]) -> N
 
 
 def test_every_rejection_code_is_documented() -> None:
-    text = (DIRECTORY / "rejection-codes.md").read_text(encoding="utf-8")
+    text = (DIRECTORY / "api" / "rejection-codes.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)
     assert sorted(documented) == sorted(code.value for code in Code)
 

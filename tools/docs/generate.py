@@ -1,29 +1,30 @@
-"""Writes docs/api, or says which of its files are stale."""
+"""Writes docs/api and docs/metrics.md, or says which of the files are stale."""
 
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gateway_shim import openapi
-from tools.docs import asyncapi, json_schemas, rejection_codes
+from tools.docs import asyncapi, json_schemas, metrics, rejection_codes
 
-DIRECTORY = Path(__file__).resolve().parents[2] / "docs" / "api"
+DIRECTORY = Path(__file__).resolve().parents[2] / "docs"
 
 
 class Difference(NamedTuple):
-    """Paths relative to docs/api. `stale`: missing or with other content; `extra`: nothing generates them any more."""
+    """Paths relative to docs. `stale`: missing or with other content; `extra`: nothing generates them any more."""
 
     stale: tuple[str, ...]
     extra: tuple[str, ...]
 
 
 def documents() -> dict[str, str]:
-    """Every generated file's text by its path below docs/api; the same input gives the same bytes."""
-    schemas = {f"schemas/{name}.json": _json(schema) for name, schema in json_schemas.documents().items()}
+    """Every generated file's text by its path below docs; the same input gives the same bytes."""
+    schemas = {f"api/schemas/{name}.json": _json(schema) for name, schema in json_schemas.documents().items()}
     return {
-        "openapi.json": _json(openapi.document()),
-        "asyncapi.json": _json(asyncapi.document()),
-        "rejection-codes.md": rejection_codes.document(),
+        "api/openapi.json": _json(openapi.document()),
+        "api/asyncapi.json": _json(asyncapi.document()),
+        "api/rejection-codes.md": rejection_codes.document(),
+        "metrics.md": metrics.document(),
         **schemas,
     }
 
@@ -52,7 +53,8 @@ def _difference(directory: Path, wanted: dict[str, str]) -> Difference:
 
 
 def _present(directory: Path) -> set[str]:
-    files = [*directory.glob("*.json"), *directory.glob("schemas/*.json"), *directory.glob("*.md")]
+    api = directory / "api"
+    files = [*api.glob("*.json"), *api.glob("schemas/*.json"), *api.glob("*.md"), *directory.glob("metrics.md")]
     return {str(path.relative_to(directory)) for path in files}
 
 
