@@ -4,10 +4,12 @@ Nothing is read at import time. A role calls `load(DatabaseSettings)` and gets e
 `SettingsError` that names every missing or malformed variable, says what is wrong and shows a right value.
 Values are never echoed: they may be secrets.
 
-Every variable may also be given as `<NAME>_FILE`, the path of a file that holds the value (a mounted secret).
+Every variable may also be given as `<NAME>_FILE`, the path of a file that holds the value, or as a file `<NAME>` in SECRETS_DIR
+(mounted secrets). Secrets that came from a file follow it while the role runs (adapters/followed.py).
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 from urllib.parse import urlsplit
@@ -16,7 +18,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from adapters.secrets import SecretDirectory
+from adapters.followed import FileText, followed
+from adapters.secrets import SecretDirectory, read_secret
 
 FILE_SUFFIX = "_FILE"
 
@@ -30,24 +33,45 @@ class SettingsError(Exception):
 
 
 class _FileReferences(PydanticBaseSettingsSource):
-    """Reads `<NAME>_FILE` for each field `name`."""
+    """Reads `<NAME>_FILE`, or the file `<NAME>` of SECRETS_DIR, for each field `name`."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        variable = field_name.upper() + FILE_SUFFIX
-        path = os.environ.get(variable)
-        # A field may itself end in _FILE (NATS_TLS_CA_FILE); that is the field's own variable, not a reference.
-        if not path or field_name + FILE_SUFFIX.lower() in self.settings_cls.model_fields:
+        variable = field_name.upper()
+        found = _file_of(variable, self.settings_cls)
+        if found is None:
             return None, field_name, False
-        if os.environ.get(field_name.upper()):
-            raise SettingsError([f"{field_name.upper()}: given twice, also as {variable}; keep one of them"])
+        given, path = found
+        if os.environ.get(variable):
+            raise SettingsError([f"{variable}: given twice, also as {given}; keep one of them"])
+        if _is_path(field):
+            return path, field_name, False
         try:
-            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+            return FileText.read(variable, path, read_secret(path).reveal().strip()), field_name, False
         except OSError as error:
-            raise SettingsError([f"{variable}: cannot read the file it names ({error.strerror})"]) from None
+            raise SettingsError([f"{given}: cannot read the file it names ({error.strerror})"]) from None
+        except ValueError as error:
+            raise SettingsError([f"{given}: cannot use the file it names ({error})"]) from None
 
     def __call__(self) -> dict[str, Any]:
         values = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
         return {name: value for name, value in values.items() if value is not None}
+
+
+def _file_of(variable: str, settings_cls: type[BaseSettings]) -> tuple[str, Path] | None:
+    """How a file was given for a variable, in words, and the file."""
+    reference = variable + FILE_SUFFIX
+    # A field may itself end in _FILE (NATS_TLS_CA_FILE); that is the field's own variable, not a reference.
+    if (path := os.environ.get(reference)) and reference.lower() not in settings_cls.model_fields:
+        return reference, Path(path)
+    directory = os.environ.get("SECRETS_DIR")
+    if directory and (mounted := Path(directory) / variable).is_file():
+        return f"{variable} in SECRETS_DIR", mounted
+    return None
+
+
+def _is_path(field: FieldInfo) -> bool:
+    """A setting that names a file (NATS_CREDS) is the file of SECRETS_DIR, not what that holds."""
+    return field.annotation in (ExistingFile | None, ExistingDirectory | None)
 
 
 class Settings(BaseSettings):
@@ -68,16 +92,28 @@ class Settings(BaseSettings):
         return init_settings, _FileReferences(settings_cls), env_settings
 
 
-def _url(*schemes: str, needs_path: bool = False) -> Any:
-    """A validator for URLs (str or SecretStr) of the given schemes; comma-separated lists are allowed."""
+def _url(*schemes: str, needs_path: bool = False) -> Callable[[str], None]:
+    """A check of URLs of the given schemes; comma-separated lists are allowed."""
 
-    def check(value: Any) -> Any:
-        text = value.get_secret_value() if isinstance(value, SecretStr) else value
+    def check(text: str) -> None:
         for part in text.split(","):
             _check_url(part.strip(), schemes, needs_path)
-        return value
 
-    return AfterValidator(check)
+    return check
+
+
+def _checked_url(*schemes: str) -> AfterValidator:
+    check = _url(*schemes)
+
+    def checked(text: str) -> str:
+        check(text)
+        return text
+
+    return AfterValidator(checked)
+
+
+def _any_text(_text: str) -> None:
+    """Of an access key we know nothing."""
 
 
 def _check_url(text: str, schemes: tuple[str, ...], needs_path: bool) -> None:
@@ -110,10 +146,11 @@ def _comma_separated(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
 
-PostgresUrl = Annotated[SecretStr, _url("postgresql", "postgres", "postgresql+asyncpg", needs_path=True)]
-NatsUrl = Annotated[SecretStr, _url("nats", "tls", "ws", "wss")]
-HttpUrl = Annotated[str, _url("http", "https")]
-RedisUrl = Annotated[SecretStr, _url("redis", "rediss")]
+PostgresUrl = Annotated[SecretStr, followed(_url("postgresql", "postgres", "postgresql+asyncpg", needs_path=True))]
+NatsUrl = Annotated[SecretStr, followed(_url("nats", "tls", "ws", "wss"))]
+HttpUrl = Annotated[str, _checked_url("http", "https")]
+RedisUrl = Annotated[SecretStr, followed(_url("redis", "rediss"))]
+AccessKey = Annotated[SecretStr, followed(_any_text)]
 ExistingFile = Annotated[Path, AfterValidator(_existing_file)]
 ExistingDirectory = Annotated[Path, AfterValidator(_existing_directory)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
@@ -263,8 +300,8 @@ class ObjectStoreSettings(Settings):
     object_store_bucket: str = Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]$", examples=["billing-statements"])
     object_store_endpoint_url: HttpUrl | None = Field(default=None, examples=["http://seaweedfs:8333"])
     object_store_region: str = "us-east-1"
-    object_store_access_key_id: SecretStr | None = None
-    object_store_secret_access_key: SecretStr | None = None
+    object_store_access_key_id: AccessKey | None = None
+    object_store_secret_access_key: AccessKey | None = None
     kms_key_arn: str | None = Field(
         default=None, pattern=r"^arn:[^:]+:kms:", examples=["arn:aws:kms:me-central-1:000000000000:key/KEY-ID"]
     )

@@ -11,6 +11,7 @@ import httpx
 import structlog
 
 from adapters.nats.connection import connect
+from adapters.nats.login import login_of
 from adapters.nats.tls import tls_of
 from adapters.settings import NatsSettings, RuntimeSettings, ShimSettings, TelemetrySettings, check, load
 from adapters.telemetry.http_server import serving
@@ -76,7 +77,7 @@ async def running(settings: ApiSettings, *, stop: asyncio.Event) -> AsyncIterato
     async with asyncio.timeout(START_TIMEOUT_SECONDS):
         client = await connect(
             settings.nats.servers,
-            creds=settings.nats.nats_creds,
+            login=login_of(settings.nats),
             tls=tls_of(settings.nats),
             name="billing-api",
             on_closed=closed,

@@ -14,7 +14,8 @@ from nats.aio.client import Client
 from pydantic import SecretStr
 
 from adapters.nats import fetch, tolerant
-from adapters.nats.connection import broker_options
+from adapters.nats.connection import broker_options, outlive_rotation
+from adapters.nats.login import login_of, without_users
 from adapters.nats.tls import tls_of
 from adapters.nats.topology import COMMANDS_STREAM, REPLAY_STREAM, durable, durable_configs, replay_durable
 from adapters.neighbours.ports import TenantDirectory
@@ -121,16 +122,16 @@ async def _start(
     database = await resources.enter_async_context(
         _database(config.database, config.database.database_url, shares.pipeline)
     )
-    options = broker_options(
-        creds=config.nats.nats_creds, tls=tls_of(config.nats), name="billing-handlers", on_closed=on_closed
-    )
+    login = login_of(config.nats)
+    options = broker_options(login=login, tls=tls_of(config.nats), name="billing-handlers", on_closed=on_closed)
     broker: Any = NatsBroker(
-        config.nats.servers,
+        config.nats.servers if login is None else without_users(config.nats.servers),
         **options,
         graceful_timeout=config.runtime.shutdown_grace_seconds,
         logger=None,
     )
     connection: Client = await broker.connect()
+    outlive_rotation(connection)
     tolerant.install(connection)
     turns = Turns(min(config.handlers.tenant_concurrency, shares.pipeline))
     quarantine = Quarantine()
@@ -215,7 +216,7 @@ def _profile(directory: TenantDirectory, runtime: RuntimeSettings) -> Callable[[
 @asynccontextmanager
 async def _database(settings: DatabaseSettings, url: SecretStr, pool_size: int) -> AsyncIterator[Database]:
     database = Database(
-        url.get_secret_value(),
+        url,
         application_name="billing-handlers",
         pool_size=pool_size,
         checkout_timeout_seconds=settings.database_pool_timeout_seconds,

@@ -19,6 +19,7 @@ import structlog
 from nats.aio.client import Client
 
 from adapters.nats.batch_publish import MAX_BATCH_MESSAGES, Publisher
+from adapters.postgres.dsn import Dsn
 from adapters.postgres.outbox import OutboxSession
 from domain.outbox import OUTBOX_SHARDS
 from handlers import relay_metrics as metrics
@@ -36,7 +37,7 @@ BACKLOG_INTERVAL_SECONDS = 5.0
 class _Relay:
     """What the tasks of one `run_relay` share."""
 
-    dsn: str
+    dsn: Dsn
     publisher: Publisher
     stop: asyncio.Event
     pump: PumpSettings
@@ -45,7 +46,7 @@ class _Relay:
 
 async def run_relay(
     *,
-    dsn: str,
+    dsn: Dsn,
     nats_connection: Client,
     stop: asyncio.Event,
     groups: int = 2,

@@ -16,6 +16,7 @@ from uuid import UUID
 import structlog
 
 from adapters.neighbours.ports import TenantDirectory
+from adapters.postgres.dsn import Dsn
 from adapters.postgres.ledger_stream import ReadDatabase
 from adapters.postgres.overdue import overdue
 from adapters.postgres.owner import SCHEDULES, OwnerSession
@@ -62,7 +63,7 @@ class Scheduler:
     def __init__(
         self,
         *,
-        dsn: str,
+        dsn: Dsn,
         database: ReadDatabase,
         directory: TenantDirectory,
         reporter: Reporter,

@@ -12,6 +12,7 @@ import structlog
 from nats.aio.client import Client
 
 from adapters.nats.connection import connect
+from adapters.nats.login import login_of
 from adapters.nats.tls import tls_of
 from adapters.nats.topology import JOB_QUEUES
 from adapters.neighbours.ports import TenantDirectory
@@ -53,7 +54,7 @@ async def run_worker(config: WorkerConfig, stop: asyncio.Event) -> bool:
 
     connection = await connect(
         config.nats.servers,
-        creds=config.nats.nats_creds,
+        login=login_of(config.nats),
         tls=tls_of(config.nats),
         name="billing-worker",
         on_closed=on_closed,
@@ -91,7 +92,7 @@ async def run_worker(config: WorkerConfig, stop: asyncio.Event) -> bool:
 async def _relay(config: WorkerConfig, connection: Client, stop: asyncio.Event) -> None:
     dsn = config.database.database_relay_url or config.database.database_url
     await run_relay(
-        dsn=dsn.get_secret_value(),
+        dsn=dsn,
         nats_connection=connection,
         stop=stop,
         groups=config.worker.relay_shards,
@@ -104,7 +105,7 @@ async def _relay(config: WorkerConfig, connection: Client, stop: asyncio.Event) 
 def _scheduler(config: WorkerConfig, database: Database, reporter: Reporter, directory: TenantDirectory) -> Scheduler:
     given, dsn = config.worker, config.database.database_relay_url or config.database.database_url
     return Scheduler(
-        dsn=dsn.get_secret_value(),
+        dsn=dsn,
         database=database,
         directory=directory,
         reporter=reporter,
@@ -150,7 +151,7 @@ async def _jobs(
 async def _read_database(settings: DatabaseSettings) -> AsyncIterator[Database]:
     """Workers only read; they write through commands (docs/decisions/0010)."""
     database = Database(
-        (settings.database_read_url or settings.database_url).get_secret_value(),
+        settings.database_read_url or settings.database_url,
         application_name="billing-worker",
         pool_size=settings.database_pool_size,
         checkout_timeout_seconds=settings.database_pool_timeout_seconds,

@@ -2,7 +2,10 @@
 
 With the client's own defaults a pull loop freezes the event loop once 60 reconnects are used up (FACTS §1 of the
 design: it spins without yielding). A connection of this module never gives up; `on_closed` is for the one way it
-still ends, a refusal the client treats as final, and should end the process.
+still ends, an error of the server that the client treats as final, and should end the process.
+
+A server that no longer accepts our credentials says so and hangs up: they were rotated, and the new ones are in their file or
+will be soon. Such a connection asks for them at each try (adapters/nats/login.py) and comes back by itself.
 """
 
 import asyncio
@@ -10,13 +13,15 @@ import random
 import re
 import ssl
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any
 
 import nats
 import structlog
-from faststream.nats.security import NatsCredentials, NatsSecurity
+from faststream.nats.security import NatsSecurity
 from nats.aio.client import Client, Server
+from nats.errors import AuthorizationError
+
+from adapters.nats.login import Login
 
 log = structlog.get_logger()
 
@@ -29,6 +34,9 @@ RECONNECT_MAX_SECONDS = 2.0
 # What may be written while disconnected. Small on purpose: what is buffered is sent after the reconnect, when whoever
 # wrote it has long timed out and may have written it again.
 PENDING_BYTES = 2 * 1024 * 1024
+
+# What servers say when credentials were changed, revoked or ran out.
+_REFUSED_LOGIN = re.compile(r"authorization violation|(user |account )?authentication (expired|revoked|timeout)", re.I)
 
 _USER_INFO = re.compile(r"//[^@/\s]*@")
 
@@ -67,14 +75,17 @@ def connection_options(
 
 
 def broker_options(
-    *, creds: Path | None = None, tls: ssl.SSLContext | None = None, name: str, **options: Any
+    *, login: Login | None = None, tls: ssl.SSLContext | None = None, name: str, **options: Any
 ) -> dict[str, Any]:
-    """Keyword arguments for `faststream.nats.NatsBroker(servers, **…)`; `options` as for `connection_options`."""
-    return connection_options(name=name, **options) | {"security": _security(creds, tls)}
+    """Keyword arguments for `faststream.nats.NatsBroker(servers, **…)`; `options` as for `connection_options`.
+
+    Follow the broker's `connect` with `outlive_rotation`.
+    """
+    return connection_options(name=name, **options) | {"security": _security(login, tls)}
 
 
 async def connect(
-    url: str | list[str], *, creds: Path | None = None, tls: ssl.SSLContext | None = None, name: str, **options: Any
+    url: str | list[str], *, login: Login | None = None, tls: ssl.SSLContext | None = None, name: str, **options: Any
 ) -> Client:
     """Connect, trying until a server answers: bound it with `asyncio.timeout`. `options` as for `connection_options`.
 
@@ -84,11 +95,25 @@ async def connect(
     arguments = connection_options(name=name, **options)
     if tls is not None:
         arguments["tls"] = tls
-    if creds is not None:
-        arguments["user_credentials"] = str(creds)
+    if login is not None:
+        arguments |= login.options()
     client = await nats.connect(servers, **arguments)
+    outlive_rotation(client)
     log.info("nats_connected", connection=name, server_version=str(client.connected_server_version))
     return client
+
+
+def outlive_rotation(client: Client) -> None:
+    """Make the connection come back when the server ends it over its credentials; by itself the client would close for good."""
+    process_error = client._process_err
+
+    async def reconnect_or_close(err_msg: str) -> None:
+        if _REFUSED_LOGIN.search(err_msg):
+            await client._process_op_err(AuthorizationError())
+        else:
+            await process_error(err_msg)
+
+    client._process_err = reconnect_or_close  # type: ignore[method-assign]
 
 
 def next_server(servers: list[Server], _info: dict[str, Any]) -> tuple[Server, float]:
@@ -107,9 +132,9 @@ def without_credentials(text: str) -> str:
     return _USER_INFO.sub("//***@", text)
 
 
-def _security(creds: Path | None, tls: ssl.SSLContext | None) -> NatsSecurity | None:
-    if creds is not None:
-        return NatsCredentials(str(creds), ssl_context=tls)
+def _security(login: Login | None, tls: ssl.SSLContext | None) -> NatsSecurity | None:
+    if login is not None:
+        return login.security(tls)
     return NatsSecurity(ssl_context=tls) if tls is not None else None
 
 

@@ -10,17 +10,14 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
-import asyncpg
 from sqlalchemy import event, exc
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from adapters.postgres.dsn import sqlalchemy_url, tls_arguments
+from adapters.postgres.dsn import Connection, Dsn, connect
 from schemas.subjects import TENANT
-
-Connection: TypeAlias = "asyncpg.Connection[asyncpg.Record]"
 
 POOL_SIZE = 20
 CHECKOUT_TIMEOUT_SECONDS = 5.0
@@ -64,7 +61,7 @@ class Database:
 
     def __init__(
         self,
-        dsn: str,
+        dsn: Dsn,
         *,
         application_name: str,
         pool_size: int = POOL_SIZE,
@@ -73,29 +70,33 @@ class Database:
         lock_timeout_ms: int = LOCK_TIMEOUT_MS,
         settings: dict[str, str] | None = None,
     ) -> None:
-        """`settings` are further PostgreSQL settings of every session."""
+        """`dsn` may be a setting that follows its file. `settings` are further PostgreSQL settings of every session."""
+        options = {
+            "timeout": CONNECT_TIMEOUT_SECONDS,
+            "statement_cache_size": STATEMENT_CACHE_SIZE,
+            "max_cached_statement_lifetime": STATEMENT_LIFETIME_SECONDS,
+            # By default asyncpg prepares statements above 15 kB anew each time: just the large saves.
+            "max_cacheable_statement_size": 0,
+            "server_settings": {
+                "application_name": application_name,
+                "lock_timeout": str(lock_timeout_ms),
+                "statement_timeout": str(statement_timeout_ms),
+                "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT_MS),
+                "jit": "off",
+                **(settings or {}),
+            },
+        }
+
+        async def new_connection() -> Connection:
+            return await connect(dsn, **options)
+
         self._engine = create_async_engine(
-            sqlalchemy_url(dsn),
+            "postgresql+asyncpg://",  # who and where is asked at each connection
+            async_creator=new_connection,
             isolation_level="AUTOCOMMIT",
             pool_size=pool_size,
             max_overflow=0,
             pool_timeout=checkout_timeout_seconds,
-            connect_args={
-                **tls_arguments(dsn),
-                "timeout": CONNECT_TIMEOUT_SECONDS,
-                "statement_cache_size": STATEMENT_CACHE_SIZE,
-                "max_cached_statement_lifetime": STATEMENT_LIFETIME_SECONDS,
-                # By default asyncpg prepares statements above 15 kB anew each time: just the large saves.
-                "max_cacheable_statement_size": 0,
-                "server_settings": {
-                    "application_name": application_name,
-                    "lock_timeout": str(lock_timeout_ms),
-                    "statement_timeout": str(statement_timeout_ms),
-                    "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT_MS),
-                    "jit": "off",
-                    **(settings or {}),
-                },
-            },
         )
         event.listen(self._engine.sync_engine, "checkout", _refuse_closed)
 

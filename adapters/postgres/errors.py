@@ -9,6 +9,7 @@ from sqlalchemy import exc
 _TRANSIENT_CLASSES = frozenset(
     {
         "08",  # connection exception
+        "28",  # login refused: the password is being rotated
         "40",  # transaction rollback: serialisation failure, deadlock
         "53",  # insufficient resources: disk full, too many connections
         "57",  # operator intervention: cancelled (statement timeout), shutting down, starting up

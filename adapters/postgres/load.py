@@ -15,7 +15,8 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from adapters.postgres.codecs import MAPPINGS, Column, TableMapping, decoder
-from adapters.postgres.database import SAME_TENANT, Connection, WrongTenant
+from adapters.postgres.database import SAME_TENANT, WrongTenant
+from adapters.postgres.dsn import Connection
 from domain.entities import Entity
 from domain.lookups import Lookup
 from domain.snapshot import Snapshot

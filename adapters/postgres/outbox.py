@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Sequence
 from typing import NamedTuple, Self
 
-import asyncpg
+from adapters.postgres.dsn import Connection, Dsn, connect
 
 # First key of the two-key advisory locks, so that they meet no other use of advisory locks: "bill" in ASCII.
 LOCK_SPACE = 0x62696C6C
@@ -82,16 +82,16 @@ class Backlog(NamedTuple):
 class OutboxSession:
     """Use as `async with await OutboxSession.open(…)`; statements of concurrent tasks take turns."""
 
-    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]", shards: Sequence[int]) -> None:
+    def __init__(self, connection: Connection, shards: Sequence[int]) -> None:
         self._connection = connection
         self._shards = sorted(shards)
         self._turn = asyncio.Lock()
 
     @classmethod
-    async def open(cls, dsn: str, shards: Sequence[int], *, timeout_seconds: float) -> Self:
+    async def open(cls, dsn: Dsn, shards: Sequence[int], *, timeout_seconds: float) -> Self:
         """Connect. `timeout_seconds` bounds the connecting and every statement. Raises what asyncpg raises."""
-        connection = await asyncpg.connect(
-            dsn.replace("postgresql+asyncpg://", "postgresql://", 1),
+        connection = await connect(
+            dsn,
             timeout=timeout_seconds,
             command_timeout=timeout_seconds,
             server_settings={"application_name": "billing-relay", **KEEPALIVES},

@@ -8,8 +8,7 @@ import asyncio
 from datetime import datetime
 from typing import Self
 
-import asyncpg
-
+from adapters.postgres.dsn import Connection, Dsn, connect
 from adapters.postgres.outbox import KEEPALIVES, LOCK_SPACE
 
 SCHEDULES = 1_000  # second key of the lock; the relay's shards have the keys below
@@ -19,15 +18,15 @@ _TRY_LOCK = "SELECT pg_try_advisory_lock($1, $2)"
 class OwnerSession:
     """Use as `async with await OwnerSession.open(…)`. Statements of concurrent tasks take turns."""
 
-    def __init__(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._turn = asyncio.Lock()
 
     @classmethod
-    async def open(cls, dsn: str, *, timeout_seconds: float) -> Self:
+    async def open(cls, dsn: Dsn, *, timeout_seconds: float) -> Self:
         """`timeout_seconds` bounds the connecting and every statement. Raises what asyncpg raises."""
-        connection = await asyncpg.connect(
-            dsn.replace("postgresql+asyncpg://", "postgresql://", 1),
+        connection = await connect(
+            dsn,
             timeout=timeout_seconds,
             command_timeout=timeout_seconds,
             server_settings={"application_name": "billing-schedules", **KEEPALIVES},

@@ -12,7 +12,8 @@ from itertools import count
 from typing import Any
 
 from adapters.postgres.codecs import MAPPINGS, Column, TableMapping, arrays
-from adapters.postgres.database import SAME_TENANT, Connection, WrongTenant
+from adapters.postgres.database import SAME_TENANT, WrongTenant
+from adapters.postgres.dsn import Connection
 from domain.entities import LedgerAccount, OutboxRow
 from domain.snapshot import Changes
 

@@ -8,7 +8,8 @@ import pytest
 
 from adapters.postgres import tables
 from adapters.postgres.codecs import MAPPINGS
-from adapters.postgres.database import Connection, Database, WrongTenant
+from adapters.postgres.database import Database, WrongTenant
+from adapters.postgres.dsn import Connection
 from adapters.postgres.load import load
 from adapters.postgres.save import save
 from adapters.postgres.tables import TABLES, mutable_columns

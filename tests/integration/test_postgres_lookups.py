@@ -13,7 +13,8 @@ import pytest
 from adapters.postgres import load as load_module
 from adapters.postgres import save as save_module
 from adapters.postgres.codecs import MAPPINGS
-from adapters.postgres.database import Connection, Database
+from adapters.postgres.database import Database
+from adapters.postgres.dsn import Connection
 from adapters.postgres.load import CONDITIONS, JOINS, load
 from adapters.postgres.save import save
 from adapters.postgres.tables import TABLES, mutable_columns

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import structlog
 
 from adapters import settings
 from adapters.secrets import PAYMENT_GATEWAY_KEY_PREFIX
@@ -138,6 +139,41 @@ def test_lists_and_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded = load(settings.NatsSettings)
     assert loaded.nats_replicas == 1
     assert loaded.servers == ["nats://shim:hunter2@a:4222", "nats://shim:hunter2@b:4222"]
+
+
+def test_a_secret_from_a_file_follows_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    _replace(tmp_path / "url", "postgresql://app:first@db/billing\n")
+    monkeypatch.setenv("DATABASE_URL_FILE", str(tmp_path / "url"))
+    loaded = load(settings.DatabaseSettings).database_url
+    _replace(tmp_path / "url", "postgresql://app:second@db/billing\n")
+    assert loaded.get_secret_value() == "postgresql://app:second@db/billing"
+    for refused in ("hunter2", "postgresql://app:hunter2@/", ""):
+        _replace(tmp_path / "url", refused)
+        with structlog.testing.capture_logs() as logs:
+            assert loaded.get_secret_value() == "postgresql://app:second@db/billing"
+            assert loaded.get_secret_value() == "postgresql://app:second@db/billing"
+        assert [line["log_level"] for line in logs].count("warning") == 1
+        assert "hunter2" not in repr(logs)
+    assert "second" not in repr(loaded)
+
+
+def test_secrets_dir_holds_settings_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "DATABASE_URL").write_text("postgresql://app:s3cret@db/billing\n")
+    (tmp_path / "NATS_URL").write_text("nats://db")
+    (tmp_path / "NATS_CREDS").write_text("-----BEGIN NATS USER JWT-----\n")
+    monkeypatch.setenv("SECRETS_DIR", str(tmp_path))
+    assert load(settings.DatabaseSettings).database_url.get_secret_value() == "postgresql://app:s3cret@db/billing"
+    assert load(settings.NatsSettings).nats_creds == tmp_path / "NATS_CREDS"
+    monkeypatch.setenv("DATABASE_URL", "postgresql://app:other@db/billing")
+    with pytest.raises(SettingsError, match="DATABASE_URL: given twice, also as DATABASE_URL in SECRETS_DIR"):
+        load(settings.DatabaseSettings)
+
+
+def _replace(path: Path, text: str) -> None:
+    """As whoever rotates should: never half written."""
+    new = path.with_name("new")
+    new.write_text(text)
+    new.rename(path)
 
 
 def test_env_example_lists_exactly_the_settings_each_with_a_comment() -> None:

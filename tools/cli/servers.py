@@ -36,6 +36,7 @@ async def nats_client(
     from nats.errors import Error as NatsError
 
     from adapters.nats.connection import connect, without_credentials
+    from adapters.nats.login import login_of
     from adapters.nats.tls import tls_of
     from adapters.settings import NatsSettings, load
 
@@ -47,7 +48,7 @@ async def nats_client(
             timeout_seconds,
             connect(
                 settings.servers,
-                creds=settings.nats_creds,
+                login=login_of(settings),
                 tls=tls_of(settings),
                 name="billing-cli",
                 inbox_prefix=inbox_prefix,
