@@ -5,6 +5,9 @@ import sys
 
 def main() -> None:
     """Run `billing`. Ends the process with the exit codes of tools/cli/errors.py."""
+    from tools.cli import collector
+
+    collector.relax()
     from tools.cli.app import app
     from tools.cli.errors import UNAVAILABLE, USAGE, CliError
 

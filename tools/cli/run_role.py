@@ -11,6 +11,7 @@ import uvloop
 
 from adapters.settings import RuntimeSettings, SettingsError, TelemetrySettings
 from adapters.telemetry.process import telemetry
+from tools.cli import collector
 from tools.cli.errors import FAILED, OK
 
 log = structlog.get_logger()
@@ -37,6 +38,8 @@ def run_role(name: str, role: Role, *, runtime: RuntimeSettings, settings: Telem
 
 
 def _in_loop(coroutine: Coroutine[Any, Any, int]) -> int:
+    collector.relax()
+    collector.settle()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(coroutine)
 
