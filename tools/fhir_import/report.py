@@ -124,7 +124,7 @@ class Report(NamedTuple):
             paid = f"{bundle['paid_minor']:,}", _number(ledger["paid_minor"])
             rows.append((row["patient"], row["currency"], *billed, *paid, words[row["agrees"]]))
         differing = [row for row in rows if row[-1] == "DIFFER"]
-        columns = ("patient", "cur", "billed#", "ledger#", "paid#", "ledger#", "totals")
+        columns = ("patient~", "cur", "billed#", "ledger#", "paid#", "ledger#", "totals")
         shown = differing or rows
         print_table(columns, shown[:_SHOWN], title="Bundles' totals and the ledger's, in minor units")
         if len(rows) > len(shown[:_SHOWN]):
