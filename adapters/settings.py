@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from adapters.followed import FileText, followed
+from adapters.gateways.egress import parse_allowlist
 from adapters.secrets import SecretDirectory, read_secret
 
 FILE_SUFFIX = "_FILE"
@@ -142,6 +143,11 @@ def _existing_directory(path: Path) -> Path:
     return path
 
 
+def _allowed_hosts(entries: tuple[str, ...]) -> tuple[str, ...]:
+    parse_allowlist(entries)
+    return entries
+
+
 def _comma_separated(value: Any) -> Any:
     return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
 
@@ -154,6 +160,7 @@ AccessKey = Annotated[SecretStr, followed(_any_text)]
 ExistingFile = Annotated[Path, AfterValidator(_existing_file)]
 ExistingDirectory = Annotated[Path, AfterValidator(_existing_directory)]
 Names = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_comma_separated)]
+AllowedHosts = Annotated[Names, AfterValidator(_allowed_hosts)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(gt=0, le=3600)]
 Interval = Annotated[float, Field(gt=0, le=31 * 86_400)]  # seconds
@@ -294,6 +301,19 @@ class NeighbourSettings(Settings):
     terminology_cache_seconds: Seconds = 600
 
 
+class GatewaySettings(Settings):
+    """Payment gateways. Where they are is each tenant's configuration; which hosts that may name is decided here."""
+
+    gateway_allowed_hosts: AllowedHosts = ()
+    gateway_tls_ca_file: ExistingFile | None = None
+    gateway_connect_timeout_seconds: Seconds = 3
+    gateway_timeout_seconds: Seconds = 15  # a card network takes its time; past this, asking later is the better way
+    gateway_concurrency: int = Field(default=8, ge=1, le=256)  # per tenant
+    gateway_circuit_failures: int = Field(default=5, ge=1, le=1_000)
+    gateway_circuit_open_seconds: Seconds = 5
+    gateway_circuit_open_max_seconds: Seconds = 60
+
+
 class ObjectStoreSettings(Settings):
     """Any S3. Without keys, the usual AWS credential chain applies."""
 
@@ -316,6 +336,7 @@ GROUPS: tuple[type[Settings], ...] = (
     HandlersSettings,
     WorkerSettings,
     NeighbourSettings,
+    GatewaySettings,
     ObjectStoreSettings,
 )
 
