@@ -33,20 +33,14 @@ def print_json(data: Any) -> None:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Any:
-    """A Rich table; columns whose name ends with `#` are numbers, aligned right, those with `~` are cut where room is short."""
+    """A Rich table; columns whose name ends with `#` are numbers, aligned right."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     made = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     for column in columns:
-        cut = column.endswith("~")
-        made.add_column(
-            column.rstrip("#~"),
-            justify="right" if column.endswith("#") else "left",
-            overflow="ellipsis" if cut else "fold",
-            no_wrap=cut,
-        )
+        made.add_column(column.removesuffix("#"), justify="right" if column.endswith("#") else "left", overflow="fold")
     for row in rows:
         made.add_row(*(Text(str(cell)) for cell in row))
     return made

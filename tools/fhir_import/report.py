@@ -11,6 +11,7 @@ from tools.fhir_import.plan import Lane, Plan
 from tools.fhir_import.runner import Sent
 
 _SHOWN = 20
+_REFERENCE_WIDTH = 17  # Patient/ and eight characters
 _COLUMNS = {
     "seen": "seen",
     "unmapped": "unmapped",
@@ -122,9 +123,9 @@ class Report(NamedTuple):
             bundle, words = row["bundle"], {None: "-", True: "agree", False: "DIFFER"}
             billed = f"{bundle['billed_minor']:,}", _number(ledger["billed_minor"])
             paid = f"{bundle['paid_minor']:,}", _number(ledger["paid_minor"])
-            rows.append((row["patient"], row["currency"], *billed, *paid, words[row["agrees"]]))
+            rows.append((_short(row["patient"]), row["currency"], *billed, *paid, words[row["agrees"]]))
         differing = [row for row in rows if row[-1] == "DIFFER"]
-        columns = ("patient~", "cur", "billed#", "ledger#", "paid#", "ledger#", "totals")
+        columns = ("patient", "cur", "billed#", "ledger#", "paid#", "ledger#", "totals")
         shown = differing or rows
         print_table(columns, shown[:_SHOWN], title="Bundles' totals and the ledger's, in minor units")
         if len(rows) > len(shown[:_SHOWN]):
@@ -156,6 +157,11 @@ class Report(NamedTuple):
         if notes:
             noted = [(code, f"{count:,}", text) for (code, text), count in sorted(notes.items())]
             print_table(("note (docs/fhir-import.md)", "times#", ""), noted)
+
+
+def _short(reference: str) -> str:
+    """A reference that leaves the sums their room on 80 columns; --json has it whole."""
+    return reference if len(reference) <= _REFERENCE_WIDTH else f"{reference[: _REFERENCE_WIDTH - 1]}…"
 
 
 def _number(value: int | None) -> str:
