@@ -11,7 +11,7 @@ from tools.fhir_import.plan import Lane, Plan
 from tools.fhir_import.runner import Sent
 
 _SHOWN = 20
-_REFERENCE_WIDTH = 17  # Patient/ and eight characters
+_REFERENCE_WIDTH = 13  # a kind and a few characters of the id
 _COLUMNS = {
     "seen": "seen",
     "unmapped": "unmapped",
