@@ -260,6 +260,8 @@ class HandlersSettings(Settings):
     """The command consumer groups. An empty `handler_groups` means all of them."""
 
     handler_groups: Names = ()
+    # Beside a consumer canary the stable handlers leave its share to it; without one they take all (docs/decisions/0040).
+    handler_commands: Literal["all", "stable", "canary"] = "all"
     fetch_batch_size: int = Field(default=500, ge=1, le=5_000)
     tenant_concurrency: int = Field(default=20, ge=1, le=500)  # never useful above DATABASE_POOL_SIZE
 

@@ -21,7 +21,7 @@ from handlers.inbound import Delivery, Inbound, Malformed
 from schemas import headers
 from schemas.codes import Code
 from schemas.outcome import Problem, problem
-from schemas.subjects import dlq_subject
+from schemas.subjects import command_of, dlq_subject
 
 log = structlog.get_logger()
 
@@ -165,7 +165,7 @@ def dead_letter_headers(message: Msg, delivery: Delivery, group: str, why: Probl
         headers.DLQ_CODE: why.code.value,
         headers.DLQ_REASON: _one_line(why),
         headers.DLQ_CONSUMER: group,
-        headers.DLQ_SUBJECT: _CONTROL.sub("?", message.subject),
+        headers.DLQ_SUBJECT: _CONTROL.sub("?", command_of(message.subject)),
         headers.DLQ_STREAM: delivery.stream,
         headers.DLQ_SEQUENCE: str(delivery.stream_sequence),
         headers.DLQ_DELIVERIES: str(delivery.delivered),

@@ -17,7 +17,14 @@ from adapters.nats import fetch, tolerant
 from adapters.nats.connection import broker_options, outlive_rotation
 from adapters.nats.login import login_of, without_users
 from adapters.nats.tls import tls_of
-from adapters.nats.topology import COMMANDS_STREAM, REPLAY_STREAM, durable, durable_configs, replay_durable
+from adapters.nats.topology import (
+    COMMANDS_STREAM,
+    REPLAY_STREAM,
+    canary_durable,
+    durable,
+    durable_configs,
+    replay_durable,
+)
 from adapters.neighbours.ports import TenantDirectory
 from adapters.postgres.database import Database
 from adapters.settings import (
@@ -63,6 +70,17 @@ class HandlersConfig(NamedTuple):
             raise SettingsError([f"HANDLER_GROUPS: no such group: {', '.join(unknown)}; there are {', '.join(GROUPS)}"])
         return tuple(chosen)
 
+    def durables(self, group: str) -> list[tuple[str, str]]:
+        """What a process takes of a group, as (stream, durable).
+
+        Without a canary a process takes all, the canary's share included: what its mapping has sent there is applied whether or
+        not anybody still runs it. A canary takes nothing else, no replays and no queries.
+        """
+        canary = (COMMANDS_STREAM, canary_durable(group))
+        # Replayed commands wait in a queue of their own, so that a long replay does not delay what is new.
+        own = [(COMMANDS_STREAM, durable(group)), (REPLAY_STREAM, replay_durable(group))]
+        return {"all": [*own, canary], "stable": own, "canary": [canary]}[self.handlers.handler_commands]
+
 
 class PoolShares(NamedTuple):
     """How the connections to the primary are shared out: a rush of queries must not keep payments waiting, nor they it."""
@@ -101,7 +119,7 @@ async def run_handlers(config: HandlersConfig, stop: asyncio.Event) -> bool:
                 readiness={"nats": lambda: None if connection.is_connected else "not connected"},
             )
         )
-        log.info("handlers_started", groups=config.groups)
+        log.info("handlers_started", groups=config.groups, commands=config.handlers.handler_commands)
         depth = asyncio.create_task(report_depth(connection, config.groups, stop))
         await stop.wait()
         log.info("handlers_draining")
@@ -145,14 +163,11 @@ async def _start(
         pipeline = Pipeline(
             group, database=database, preparation=preparation, answers=answers, turns=turns, suspects=suspects
         )
-        # Replayed commands wait in a queue of their own, so that a long replay does not delay what is new.
-        for watchdog in (
-            Watchdog(COMMANDS_STREAM, durable(group), connection),
-            Watchdog(REPLAY_STREAM, replay_durable(group), connection),
-        ):
+        for watchdog in (Watchdog(stream, name, connection) for stream, name in config.durables(group)):
             subscribers.append(_subscribe(broker, config.handlers.fetch_batch_size, pipeline, watchdog))
             watchdogs.append(watchdog)
-    register(broker, await _queries(config, resources, outside, shares.queries))
+    if config.handlers.handler_commands != "canary":
+        register(broker, await _queries(config, resources, outside, shares.queries))
     await broker.start()
     for watchdog, subscriber in zip(watchdogs, subscribers, strict=True):
         watchdog.fetch = fetch.install(subscriber, connection, durable=watchdog.durable)

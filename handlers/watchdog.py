@@ -10,7 +10,7 @@ from nats.aio.client import Client
 
 from adapters.nats.consumer_state import ConsumerMissing, consumer_state
 from adapters.nats.fetch import AdaptiveFetch
-from adapters.nats.topology import COMMANDS_STREAM, durable
+from adapters.nats.topology import COMMANDS_STREAM, command_durables
 from handlers import metrics
 
 log = structlog.get_logger()
@@ -54,8 +54,8 @@ class Watchdog:
 async def report_depth(connection: Client, groups: tuple[str, ...], stop: asyncio.Event) -> None:
     """Keeps the consumer gauges current until `stop` is set."""
     while not stop.is_set():
-        for group in groups:
-            await _report(connection, group)
+        for name in [name for group in groups for name in command_durables(group)]:
+            await _report(connection, name)
         try:
             async with asyncio.timeout(STATE_INTERVAL_SECONDS):
                 await stop.wait()
@@ -63,13 +63,14 @@ async def report_depth(connection: Client, groups: tuple[str, ...], stop: asynci
             continue
 
 
-async def _report(connection: Client, group: str) -> None:
+async def _report(connection: Client, durable: str) -> None:
+    """The canary's too, whoever consumes it: what waits there must be seen even while its own pods are down."""
     try:
-        state = await consumer_state(connection, COMMANDS_STREAM, durable(group))
+        state = await consumer_state(connection, COMMANDS_STREAM, durable)
     except (ConsumerMissing, nats_errors.Error, TimeoutError) as error:
-        log.warning("consumer_state_unknown", group=group, error=type(error).__name__)
+        log.warning("consumer_state_unknown", durable=durable, error=type(error).__name__)
         return
-    metrics.CONSUMER_PENDING.labels(group).set(state.pending)
-    metrics.CONSUMER_ACK_PENDING.labels(group).set(state.ack_pending)
-    metrics.CONSUMER_REDELIVERED.labels(group).set(state.redelivered)
-    metrics.CONSUMER_OLDEST_AGE.labels(group).set(state.oldest_age_seconds(datetime.now(UTC)))
+    metrics.CONSUMER_PENDING.labels(durable).set(state.pending)
+    metrics.CONSUMER_ACK_PENDING.labels(durable).set(state.ack_pending)
+    metrics.CONSUMER_REDELIVERED.labels(durable).set(state.redelivered)
+    metrics.CONSUMER_OLDEST_AGE.labels(durable).set(state.oldest_age_seconds(datetime.now(UTC)))

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 COMMAND_PREFIX = "billing.v1.cmd"
+# Where the broker's weighted mapping sends its share of the commands (docs/decisions/0040).
+CANARY_PREFIX = "billing.v1.canary"
 EVENT_PREFIX = "billing.v1.evt"
 QUERY_PREFIX = "billing.v1.qry"
 JOB_PREFIX = "billing.v1.job"
@@ -23,6 +25,19 @@ class Address(NamedTuple):
 
 def command_subject(tenant_id: str, name: str) -> str:
     return f"{COMMAND_PREFIX}.{tenant_id}.{name}"
+
+
+def command_of(subject: str) -> str:
+    """The subject a command was published to, whichever group the broker gave it to: a canary subject stands for it.
+    Every other subject is its own. Whatever shows, keeps or sends on a command's subject goes through here."""
+    return COMMAND_PREFIX + subject.removeprefix(CANARY_PREFIX) if subject.startswith(f"{CANARY_PREFIX}.") else subject
+
+
+def both_ways(pattern: str) -> tuple[str, ...]:
+    """A command's subject, or a filter for some, with the canary's beside it: what a reader of all commands has to ask for."""
+    if not (command := command_of(pattern)).startswith(f"{COMMAND_PREFIX}."):
+        return (pattern,)
+    return command, CANARY_PREFIX + command.removeprefix(COMMAND_PREFIX)
 
 
 def event_subject(tenant_id: str, name: str) -> str:
@@ -51,8 +66,13 @@ def replay_subject(consumer: str, tenant_id: str, name: str) -> str:
     return f"{REPLAY_PREFIX}.{consumer}.{tenant_id}.{name}"
 
 
+def audit_subject(tenant_id: str, name: str) -> str:
+    """Where what became of a command, query or push is told; `tenant_id` may be `_`, as in a dead letter's subject."""
+    return f"{AUDIT_PREFIX}.{tenant_id}.{name}"
+
+
 def parse(subject: str) -> Address | None:
-    """The address in a command, query or replay subject; None where it is not of that form or names no valid tenant."""
+    """The address in a command, canary, query or replay subject; None where it is not of that form or names no valid tenant."""
     tokens = subject.split(".")
     if len(tokens) == 7 and subject.startswith(REPLAY_PREFIX + "."):
         tokens = [*tokens[:3], *tokens[4:]]

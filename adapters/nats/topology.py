@@ -14,6 +14,7 @@ from schemas.registry import GROUPS
 from schemas.subjects import (
     ATTEMPT_PREFIX,
     AUDIT_PREFIX,
+    CANARY_PREFIX,
     COMMAND_PREFIX,
     DLQ_PREFIX,
     EVENT_PREFIX,
@@ -131,14 +132,42 @@ def replay_durable(group: str) -> str:
     return f"{group}-replay"
 
 
+def canary_durable(group: str) -> str:
+    """The durable of a consumer group on the canary's subjects of the command stream."""
+    return f"{group}-canary"
+
+
+def command_durables(group: str) -> tuple[str, str]:
+    """Both durables that a group's commands wait in."""
+    return durable(group), canary_durable(group)
+
+
 def command_subjects(group: str) -> list[str]:
     """What a consumer group consumes: `billing.v1.cmd.*.<aggregate>.*` for each of its aggregates."""
     return [f"{COMMAND_PREFIX}.*.{aggregate}.*" for aggregate in GROUPS[group]]
 
 
+def canary_subjects(group: str) -> list[str]:
+    """What the canary of a consumer group consumes: `billing.v1.canary.*.<aggregate>.*`."""
+    return [f"{CANARY_PREFIX}.*.{aggregate}.*" for aggregate in GROUPS[group]]
+
+
+def canary_mappings(weight_percent: int) -> dict[str, list[dict[str, str]]]:
+    """The account's weighted subject mapping, as nats-server's configuration spells it; {} for a weight of 0.
+
+    It works on what clients publish, before the stream: the publisher sees an ordinary PubAck, and duplicates are found
+    whichever way each copy went. NATS checks permissions on the subject *after* the mapping.
+    """
+    if not weight_percent:
+        return {}
+    shares = {COMMAND_PREFIX: 100 - weight_percent, CANARY_PREFIX: weight_percent}
+    destinations = [{"destination": f"{to}.$1.$2.$3", "weight": f"{share}%"} for to, share in shares.items()]
+    return {f"{COMMAND_PREFIX}.*.*.*": destinations}
+
+
 def stream_configs(*, replicas: int, dev: bool = False) -> dict[str, dict[str, Any]]:
     """Every stream's declared configuration by name, as the JetStream API spells it."""
-    commands = [subject for group in GROUPS for subject in command_subjects(group)]
+    commands = [subject for group in GROUPS for subject in (*command_subjects(group), *canary_subjects(group))]
     streams = {
         COMMANDS_STREAM: _stream(commands, COMMANDS_MAX_AGE, COMMANDS_DUPLICATE_WINDOW, "Commands"),
         EVENTS_STREAM: _stream([f"{EVENT_PREFIX}.>"], EVENTS_MAX_AGE, EVENTS_DUPLICATE_WINDOW, "Events"),
@@ -160,6 +189,7 @@ def durable_configs() -> dict[tuple[str, str], dict[str, Any]]:
     configs = {}
     for group in GROUPS:
         configs[COMMANDS_STREAM, durable(group)] = _durable(durable(group), command_subjects(group))
+        configs[COMMANDS_STREAM, canary_durable(group)] = _durable(canary_durable(group), canary_subjects(group))
         replays = [f"{REPLAY_PREFIX}.{group}.>"]
         configs[REPLAY_STREAM, replay_durable(group)] = _durable(replay_durable(group), replays)
     for queue, kind in JOB_QUEUES.items():

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from adapters import settings
+from adapters.nats.scaling import CANARY, WORKLOADS, Queue
 from adapters.nats.topology import durable_configs
 from gateway_shim.routes import ROUTES
 from tests.deploy.chart import CASES, CHART, NAMESPACE, REGIONS, ROLES, TAG, Case, Chart, environment, render
 from tools.cli.canary import Selection, load_triggers
-from tools.cli.queues import LAG_PER_REPLICA, MAX_REPLICAS, MIN_REPLICAS
 from tools.deploy import chart_files
 
 every_case = pytest.mark.parametrize("case", CASES, ids=str)
@@ -154,9 +154,14 @@ def test_bounds_of_scaling(chart: Chart, case: Case) -> None:
         found = (
             (spec["minReplicaCount"], spec["maxReplicaCount"]) if keda else (spec["minReplicas"], spec["maxReplicas"])
         )
-        worker = scaler["metadata"]["name"] == "billing-worker"
-        assert found == ((2, 6) if worker else (MIN_REPLICAS, MAX_REPLICAS))
-        assert (MIN_REPLICAS, MAX_REPLICAS) == (3, 10)  # the document's; the CLI shows the same
+        workload = WORKLOADS["worker" if scaler["metadata"]["name"] == "billing-worker" else "handlers"]
+        assert found == (workload.min_replicas, workload.max_replicas)
+
+
+def test_bounds_of_scaling_are_the_documents() -> None:
+    """What `billing queues` shows is what the chart would do."""
+    bounds = {name: (each.min_replicas, each.max_replicas) for name, each in WORKLOADS.items()}
+    assert (bounds["handlers"], bounds["worker"]) == ((3, 10), (2, 6))
 
 
 @keda_cases
@@ -168,13 +173,24 @@ def test_every_durable_has_exactly_one_trigger(chart: Chart, case: Case) -> None
         for trigger in each["spec"]["triggers"]
         if trigger["type"] == "nats-jetstream"
     ]
-    assert sorted((stream, consumer) for stream, consumer, _ in triggers) == sorted(durable_configs())
+    expected = set(durable_configs()) - {(each.stream, each.durable) for each in CANARY}
+    assert sorted((stream, consumer) for stream, consumer, _ in triggers) == sorted(expected)
     for stream, consumer, name in triggers:
         if stream == "BILLING_JOBS":
             assert name == "billing-worker"
         else:
             group = consumer.removesuffix("-replay")
             assert name == (f"billing-handlers-{group}" if case.scenario == "per-group" else "billing-handlers")
+
+
+def lag_of(metadata: dict[str, str]) -> int:
+    """What the code's own scaling rule has for a trigger's durable."""
+    stream, durable = metadata["stream"], metadata["consumer"]
+    lags: dict[Queue, int] = {}
+    for workload in WORKLOADS.values():
+        lags |= workload.lag_per_replica
+    (found,) = {lag for queue, lag in lags.items() if (queue.stream, queue.durable) == (stream, durable)}
+    return found
 
 
 @keda_cases
@@ -185,9 +201,8 @@ def test_triggers_are_as_keda_wants_them(chart: Chart, case: Case) -> None:
         assert len(names) == len(set(names))
         for trigger in scaled["spec"]["triggers"]:
             assert all(isinstance(value, str) for value in trigger["metadata"].values()), trigger
-            if trigger["type"] == "nats-jetstream" and trigger["metadata"]["stream"] != "BILLING_JOBS":
-                assert trigger["metadata"]["lagThreshold"] == str(LAG_PER_REPLICA)
             if trigger["type"] == "nats-jetstream":
+                assert int(trigger["metadata"]["lagThreshold"]) == lag_of(trigger["metadata"])
                 assert "headless" in trigger["metadata"]["natsServerMonitoringEndpoint"]
 
 
@@ -658,27 +673,6 @@ def test_triggers_are_the_documents() -> None:
         ("ledger_integrity", "above", 0),
         ("error_rate", "above", 0.02),
     ]
-
-
-def test_consumer_canary_needs_code_that_consumes_it() -> None:
-    """Commands that are mapped to subjects nobody captures would be refused: five in a hundred."""
-    values: dict[str, Any] = {
-        "image": {"tag": TAG},
-        "canary": {"api": {"enabled": False}, "consumers": {"enabled": True, "image": {"tag": "89abcdef"}}},
-    }
-    rendering = render("afg", values)
-    if not chart_files.topology()["canary_durables"]:
-        assert "declares no canary durables" in str(rendering.error)
-        return
-    assert rendering.error is None
-    (destinations,) = json.loads(rendering.named("ConfigMap", "billing-nats")["data"]["mappings.json"]).values()
-    assert [(each["destination"], each["weight"]) for each in destinations] == [
-        ("billing.v1.cmd.$1.$2.$3", "95%"),
-        ("billing.v1.canary.$1.$2.$3", "5%"),
-    ]
-    canary = rendering.workloads()["billing-handlers-canary"]
-    assert canary["spec"]["replicas"] == 1
-    assert canary["spec"]["template"]["spec"]["containers"][0]["image"].endswith(":89abcdef")
 
 
 def test_nats_permissions_are_the_codes() -> None:

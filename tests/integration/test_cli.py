@@ -288,10 +288,17 @@ def test_queues_show_every_group_and_what_waits(mesh: Mesh, run: Callable[..., R
     shown = run("queues", "--json", "--interval", "0.2")
     assert shown.code == 0
     assert [row["group"] for row in shown.data["groups"]] == ["accounts", "charges", "invoices", "payments", "jobs"]
+    assert [row["group"] for row in shown.data["jobs"]] == ["statements", "statements-items", "gl-export"]
+    assert shown.data["replicas"] == {"handlers": 3, "handlers-canary": 1, "worker": 2}
+    assert shown.data["relay"] is None, "the operator's own role does not see the outbox of all tenants"
     mesh["handlers"].stop()
     try:
         run("publish", OPEN.format(tenant=tenant), json.dumps(ACCOUNT), "--count", "5")
-        waiting = run("queues", "--json", "--interval", "0.2").data["groups"][0]
+        relay = mesh.env("operator") | {"DATABASE_RELAY_URL": mesh.dsn("billing_relay")}
+        looked = billing("queues", "--json", "--interval", "0.2", "--lag-per-replica", "1", env=relay).data
+        waiting = looked["groups"][0]
+        assert (waiting["wanted_replicas"], looked["replicas"]["handlers"]) == (5, 5)
+        assert looked["relay"] == {"depth": 0, "oldest_age_seconds": 0.0}
         assert (waiting["depth"], waiting["waiting"], waiting["pulls"]) == (5, 5, 0)
         assert waiting["oldest_age_seconds"] > 0
         table = run("queues", "--interval", "0.2").out

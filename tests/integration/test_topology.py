@@ -11,7 +11,7 @@ from nats.js.errors import APIError, NoStreamResponseError
 from adapters.nats import topology
 from adapters.nats.connection import connect
 from schemas.registry import GROUPS
-from schemas.subjects import command_subject
+from schemas.subjects import both_ways, command_of, command_subject
 from tools.stack import NatsServer
 
 
@@ -49,7 +49,7 @@ async def test_everything_is_created_once(nc: Client) -> None:
         "BILLING_REPLAY",
         "BILLING_ATTEMPTS",
     }
-    assert sum(change.kind == "durable" for change in changes) == 2 * len(GROUPS) + len(topology.JOB_QUEUES)
+    assert sum(change.kind == "durable" for change in changes) == 3 * len(GROUPS) + len(topology.JOB_QUEUES)
     assert await topology.reconcile(nc, replicas=1) == []
 
 
@@ -134,3 +134,25 @@ async def test_commands_of_unknown_aggregates_have_no_stream(nc: Client) -> None
     assert (await jetstream.publish(command_subject("t", "payment.no_such_verb"), b"{}")).stream == "BILLING_COMMANDS"
     with pytest.raises(NoStreamResponseError):
         await jetstream.publish(command_subject("t", "no_such_aggregate.record"), b"{}")
+
+
+async def test_a_command_waits_for_one_group_whichever_way_it_went(nc: Client) -> None:
+    await topology.reconcile(nc, replicas=1)
+    jetstream, (stable, canary) = nc.jetstream(), both_ways(command_subject("t", "payment.record"))
+    assert command_of(canary) == command_of(stable) == stable != canary
+    acks = [await jetstream.publish(each, b"{}", headers={"Nats-Msg-Id": each}) for each in (stable, canary, canary)]
+    assert [(ack.stream, ack.duplicate) for ack in acks] == [
+        (topology.COMMANDS_STREAM, each) for each in (None, None, True)
+    ]
+    waiting = [
+        (await jetstream.consumer_info(topology.COMMANDS_STREAM, name)).num_pending
+        for name in topology.command_durables("payments")
+    ]
+    assert waiting == [1, 1]
+    with pytest.raises(NoStreamResponseError):
+        await jetstream.publish(both_ways(command_subject("t", "no_such_aggregate.record"))[1], b"{}")
+
+
+def test_subjects_that_are_no_commands_have_one_way() -> None:
+    for subject in ("billing.v1.evt.t.payment.recorded", "billing.v1.>", "billing.v1.replay.payments.t.payment.record"):
+        assert both_ways(subject) == (subject,) and command_of(subject) == subject

@@ -1,4 +1,4 @@
-"""`billing queues`: what waits in front of each consumer group, and how fast it shrinks."""
+"""`billing queues`: what waits in front of each consumer group, job queue and relay, and how fast it shrinks."""
 
 import asyncio
 import time
@@ -14,26 +14,31 @@ if TYPE_CHECKING:
     from nats.aio.client import Client
 
     from adapters.nats.consumer_state import ConsumerState
+    from adapters.nats.scaling import Queue, Workload
 
 _COLUMNS = ("group", "depth#", "unacked#", "again#", "in/s#", "out/s#", "oldest#", "want#", "state")
-# What the scaling rule goes by: one replica per so many messages of depth, within its bounds. The chart's values are the same.
-LAG_PER_REPLICA = 1_000
-MIN_REPLICAS, MAX_REPLICAS = 3, 10
 _SAMPLE_SECONDS = 1.0
+_RELAY_TIMEOUT_SECONDS = 5.0
+_RELAY_LATE_SECONDS = 10.0
 
 
 def queues(
     watch: Annotated[bool, typer.Option("--watch", help="Until Ctrl-C; with --json one line per look.")] = False,
     interval_seconds: Annotated[float, typer.Option("--interval", min=0.1)] = _SAMPLE_SECONDS,
     lag_per_replica: Annotated[
-        int, typer.Option("--lag-per-replica", min=1, help="Of the scaling rule: depth that one more replica is for.")
-    ] = LAG_PER_REPLICA,
+        int | None,
+        typer.Option(
+            "--lag-per-replica", min=1, help="Of the handlers' scaling rule: depth that a replica is for [1,000]."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Consumer groups: depth (what scaling goes by), in flight, redelivered, rate in and out, age of the oldest message,
-    replicas wanted by the scaling rule (1 per 1,000 messages of depth, 3 to 10). Paused ones are marked.
+    """Consumer groups and job queues: depth (what scaling goes by), in flight, redelivered, rate in and out, age of the oldest
+    message, and the replicas that the chart's scaling rule would have for it (a workload gets the most that any of its queues
+    asks for). Paused ones are marked; replays and canaries show while something waits there.
 
-    The rates take two looks, so this lasts one interval. NATS_URL needs a user that may ask for consumer info.
+    The rates take two looks, so this lasts one interval. NATS_URL needs a user that may ask for consumer info. Where
+    DATABASE_RELAY_URL is given, events not yet relayed are shown, too.
 
     Example: billing queues --watch
 
@@ -45,25 +50,25 @@ def queues(
     raise typer.Exit(asyncio.run(_show(interval_seconds, lag_per_replica, watch=watch, as_json=as_json)))
 
 
-async def _show(interval_seconds: float, lag_per_replica: int, *, watch: bool, as_json: bool) -> int:
+async def _show(interval_seconds: float, lag_per_replica: int | None, *, watch: bool, as_json: bool) -> int:
     from tools.cli.servers import nats_client
 
     async with nats_client() as client:
         look = _Look(client, lag_per_replica)
         await look.again()
         await asyncio.sleep(interval_seconds)
-        rows = await look.again()
+        seen = await look.again()
         if not watch:
-            _print(rows, as_json=as_json)
-            return FAILED if any(row["missing"] for row in rows) else 0
+            _print(seen, as_json=as_json)
+            return FAILED if any(row["missing"] for row in _rows(seen)) else 0
         if as_json:
             while True:
-                print_json({"at": datetime.now(UTC).isoformat(), "groups": rows})
+                print_json({"at": datetime.now(UTC).isoformat()} | seen)
                 await asyncio.sleep(interval_seconds)
-                rows = await look.again()
+                seen = await look.again()
         from rich.live import Live
 
-        with Live(_table(rows), console=console(), auto_refresh=False) as live:
+        with Live(_table(seen), console=console(), auto_refresh=False) as live:
             while True:
                 await asyncio.sleep(interval_seconds)
                 live.update(_table(await look.again()), refresh=True)
@@ -72,25 +77,44 @@ async def _show(interval_seconds: float, lag_per_replica: int, *, watch: bool, a
 class _Look:
     """Remembers the last look, for the rates."""
 
-    def __init__(self, client: "Client", lag_per_replica: int) -> None:
+    def __init__(self, client: "Client", lag_per_replica: int | None) -> None:
+        from adapters.nats.scaling import WORKLOADS
+
         self._client = client
-        self._lag_per_replica = lag_per_replica
+        self._workloads: dict[str, Workload] = dict(WORKLOADS)
+        if lag_per_replica is not None:
+            self._workloads["handlers"] = WORKLOADS["handlers"].with_lag(lag_per_replica)
         self._before: dict[tuple[str, str], tuple[float, int, int]] = {}
 
-    async def again(self) -> list[dict[str, Any]]:
-        """One row per consumer group; replay durables only while there is something in them."""
-        from adapters.nats.topology import COMMANDS_STREAM, REPLAY_STREAM, durable, replay_durable
-        from schemas.registry import GROUPS
+    async def again(self) -> dict[str, Any]:
+        """`groups` and `jobs`, a row per queue; `replicas` wanted, by workload; `relay`, None without a way to look."""
+        from adapters.nats import scaling
 
-        rows = [await self._row(group, COMMANDS_STREAM, durable(group)) for group in GROUPS]
-        replays = [await self._row(group, REPLAY_STREAM, replay_durable(group)) for group in GROUPS]
-        return rows + [row for row in replays if row["depth"]]
+        found = {
+            queue: await self._row(queue)
+            for queue in (*scaling.COMMANDS, *scaling.CANARY, *scaling.REPLAYS, *scaling.JOBS)
+        }
+        always = (*scaling.COMMANDS, *scaling.JOBS)
+        depths = {queue: int(row["depth"]) for queue, row in found.items()}
+        return {
+            "groups": [
+                row for queue, row in found.items() if queue not in scaling.JOBS and (row["depth"] or queue in always)
+            ],
+            "jobs": [found[queue] for queue in scaling.JOBS],
+            "replicas": {
+                name: workload.wanted({queue: depths[queue] for queue in workload.lag_per_replica})
+                for name, workload in self._workloads.items()
+            },
+            "relay": await _relay(),
+        }
 
-    async def _row(self, group: str, stream: str, durable: str) -> dict[str, Any]:
+    async def _row(self, queue: "Queue") -> dict[str, Any]:
         from nats.errors import Error as NatsError
 
         from adapters.nats.consumer_state import ConsumerMissing, consumer_state
+        from adapters.nats.scaling import workload_of
 
+        group, stream, durable = queue
         try:
             state = await consumer_state(self._client, stream, durable)
         except ConsumerMissing:
@@ -98,7 +122,7 @@ class _Look:
         except (NatsError, TimeoutError):
             reason = "JetStream does not answer, or this user may not ask for consumer info"
             raise CliError(f"{stream}/{durable}: {reason}", UNAVAILABLE) from None
-        wanted = wanted_replicas(state.depth, self._lag_per_replica)
+        wanted = self._workloads[workload_of(queue)].wanted({queue: state.depth})
         return _as_row(group, state, self._rates(state)) | {"wanted_replicas": wanted}
 
     def _rates(self, state: "ConsumerState") -> tuple[float | None, float | None]:
@@ -112,9 +136,26 @@ class _Look:
         return max(0, out + state.depth - before[2]) / seconds, out / seconds
 
 
-def wanted_replicas(depth: int, lag_per_replica: int) -> int:
-    """As KEDA's HPA computes it from the durable's lag."""
-    return min(MAX_REPLICAS, max(MIN_REPLICAS, -(-depth // lag_per_replica)))
+async def _relay() -> dict[str, Any] | None:
+    """Rows of the outbox that no relay has sent; only the relay's own role sees those of all tenants."""
+    from adapters.postgres.outbox import OutboxSession
+    from adapters.settings import load
+    from domain.outbox import OUTBOX_SHARDS
+    from tools.cli.queue_settings import QueueSettings
+    from tools.cli.servers import database_errors
+
+    url = load(QueueSettings).database_relay_url
+    if url is None:
+        return None
+    with database_errors():
+        async with await OutboxSession.open(
+            url.get_secret_value(), range(OUTBOX_SHARDS), timeout_seconds=_RELAY_TIMEOUT_SECONDS
+        ) as session:
+            found = await session.backlog()
+    return {
+        "depth": sum(each.rows for each in found),
+        "oldest_age_seconds": round(max(each.oldest_age_seconds for each in found), 1),
+    }
 
 
 def _as_row(group: str, state: "ConsumerState", rates: tuple[float | None, float | None]) -> dict[str, Any]:
@@ -135,15 +176,23 @@ def _as_row(group: str, state: "ConsumerState", rates: tuple[float | None, float
     }
 
 
-def _print(rows: list[dict[str, Any]], *, as_json: bool) -> None:
+def _rows(seen: dict[str, Any]) -> list[dict[str, Any]]:
+    return [*seen["groups"], *seen["jobs"]]
+
+
+def _print(seen: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print_json({"groups": rows})
+        print_json(seen)
     else:
-        console().print(_table(rows))
+        console().print(_table(seen))
 
 
-def _table(rows: list[dict[str, Any]]) -> Any:
-    return table(_COLUMNS, (_cells(row) for row in rows))
+def _table(seen: dict[str, Any]) -> Any:
+    lines = [_cells(row) for row in _rows(seen)]
+    if relay := seen["relay"]:
+        state = "nobody relays" if relay["oldest_age_seconds"] > _RELAY_LATE_SECONDS else "relayed"
+        lines.append(("relay", f"{relay['depth']:,}", *("-" * 4), f"{relay['oldest_age_seconds']:,.0f} s", "-", state))
+    return table(_COLUMNS, lines)
 
 
 def _cells(row: dict[str, Any]) -> tuple[Any, ...]:

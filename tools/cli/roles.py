@@ -32,8 +32,12 @@ def handlers(
         str | None,
         typer.Option(help="Consumer groups, comma-separated; all of them without. Overrides HANDLER_GROUPS."),
     ] = None,
+    commands: Annotated[
+        str | None,
+        typer.Option(help="all, or beside a consumer canary: stable, canary. Overrides HANDLER_COMMANDS."),
+    ] = None,
 ) -> None:
-    """The command consumer groups and the queries."""
+    """The command consumer groups and the queries; a canary takes its share of the commands and nothing else."""
     from adapters.settings import (
         DatabaseSettings,
         HandlersSettings,
@@ -49,6 +53,8 @@ def handlers(
 
     if groups is not None:
         os.environ["HANDLER_GROUPS"] = groups
+    if commands is not None:
+        os.environ["HANDLER_COMMANDS"] = commands
     check(RuntimeSettings, TelemetrySettings, DatabaseSettings, NatsSettings, HandlersSettings)
     config = HandlersConfig(
         load(RuntimeSettings), load(DatabaseSettings), load(NatsSettings), load(HandlersSettings), load_objects()

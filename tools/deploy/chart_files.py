@@ -14,6 +14,7 @@ from typing import Any
 from adapters.nats.topology import COMMANDS_STREAM, JOBS_STREAM, REPLAY_STREAM, durable_configs
 from gateway_shim.routes import ROUTES
 from schemas.registry import GROUPS
+from schemas.subjects import CANARY_PREFIX, COMMAND_PREFIX
 from tools.stack.nats_permissions import ROLES
 from tools.stack.paths import PROJECT_ROOT
 
@@ -32,6 +33,7 @@ def topology() -> dict[str, Any]:
         "handler_durables": [each | {"group": each["durable"].removesuffix(_REPLAY_SUFFIX)} for each in stable],
         "worker_durables": [each for each in durables if each["stream"] == JOBS_STREAM],
         "canary_durables": [each for each in commands if each["durable"].endswith(CANARY_SUFFIX)],
+        "command_prefixes": {"stable": COMMAND_PREFIX, "canary": CANARY_PREFIX},
         "routes": _routes(),
         "permissions": {role: granted._asdict() for role, granted in ROLES.items()},
     }

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 import zstandard
 
-from schemas.subjects import parse
+from schemas.subjects import command_of, parse
 from tools.replay.errors import ReplayError
 from tools.replay.stored import Stored
 
@@ -160,7 +160,7 @@ def _stored(path: Path, number: int, content: dict[str, Any], stream: str) -> St
             position=number,
             stream=stream,
             sequence=int(content["sequence"]),
-            subject=str(content["subject"]),
+            subject=command_of(str(content["subject"])),
             headers={str(name): str(value) for name, value in content["headers"].items()},
             data=base64.b64decode(encoded) if encoded is not None else str(content["data"]).encode(),
             recorded_at=datetime.fromisoformat(content["recorded_at"]),

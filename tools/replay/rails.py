@@ -9,7 +9,7 @@ import nats.errors
 from nats.aio.client import Client
 
 from adapters.nats.consumer_state import ConsumerMissing, consumer_state
-from adapters.nats.topology import COMMANDS_STREAM, REPLAY_STREAM, durable, replay_durable
+from adapters.nats.topology import COMMANDS_STREAM, REPLAY_STREAM, command_durables, replay_durable
 from tools.replay.checkpoint import Options
 from tools.replay.errors import Stopped
 from tools.replay.outcomes import Heard
@@ -98,13 +98,15 @@ class Rails:
             return
         self._lag_checked = monotonic()
         for group in self._groups:
-            depth = await self._depth_of(COMMANDS_STREAM, durable(group))
+            depth = sum([await self._depth_of(COMMANDS_STREAM, name) for name in command_durables(group)])
             if depth > self._options.max_lag:
                 raise Stopped(f"{depth:,} live commands wait for {group}; --max-lag is {self._options.max_lag:,}")
 
     async def _depth(self) -> int:
-        stream, name = (REPLAY_STREAM, replay_durable) if self._replaying else (COMMANDS_STREAM, durable)
-        return sum([await self._depth_of(stream, name(group)) for group in self._groups])
+        if self._replaying:
+            return sum([await self._depth_of(REPLAY_STREAM, replay_durable(group)) for group in self._groups])
+        names = [name for group in self._groups for name in command_durables(group)]
+        return sum([await self._depth_of(COMMANDS_STREAM, name) for name in names])
 
     async def _depth_of(self, stream: str, name: str) -> int:
         try:

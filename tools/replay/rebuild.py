@@ -28,6 +28,7 @@ from handlers.prepare import Preparation
 from handlers.waits import Waits
 from schemas.codes import Code, Stage
 from schemas.outcome import Problem
+from schemas.subjects import command_of
 from schemas.tenant import TenantProfile
 from tools.replay.errors import ReplayAway, ReplayError
 from tools.replay.stored import Stored
@@ -182,7 +183,7 @@ async def _message(nc: Client, sequence: int) -> Stored | None:
         position=sequence,
         stream=COMMANDS_STREAM,
         sequence=sequence,
-        subject=fields["Nats-Subject"],
+        subject=command_of(fields["Nats-Subject"]),
         headers={name: value for name, value in fields.items() if name not in _SERVER_HEADERS},
         data=answer.data,
         recorded_at=datetime.fromisoformat(fields["Nats-Time-Stamp"]),

@@ -1,13 +1,12 @@
-"""A whole durable back to an earlier message: pause, reset, resume. What was applied is answered from the inbox."""
+"""A whole group back to an earlier message: pause, reset, resume. What was applied is answered from the inbox."""
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import orjson
 from nats.aio.client import Client
 
-from adapters.nats.topology import COMMANDS_STREAM, durable
+from adapters.nats.topology import COMMANDS_STREAM, command_durables
 from schemas.registry import COMMANDS, GROUPS
 from tools.replay.errors import ReplayError
 from tools.replay.selection import Selection
@@ -41,11 +40,18 @@ async def plan(nc: Client, selection: Selection) -> Reset:
     group = selection.group
     if group is None or group not in GROUPS:
         raise ReplayError(f"there is no consumer group {group!r}; there are {', '.join(GROUPS)}")
-    info = await api(nc, f"CONSUMER.INFO.{COMMANDS_STREAM}.{durable(group)}")
     bounds = await resolve(nc, selection)
+    counts = [await _count(nc, name, bounds.first) for name in command_durables(group)]
+    count, pending = map(sum, zip(*counts, strict=True))
+    return Reset(group, bounds.first, count, pending, tuple(bounds.remarks))
+
+
+async def _count(nc: Client, name: str, first: int) -> tuple[int, int]:
+    """(messages of the durable from `first` on, those of them that it has not finished)"""
+    info = await api(nc, f"CONSUMER.INFO.{COMMANDS_STREAM}.{name}")
     config = {
         "deliver_policy": "by_start_sequence",
-        "opt_start_seq": bounds.first,
+        "opt_start_seq": first,
         "ack_policy": "none",
         "mem_storage": True,
         "num_replicas": 1,
@@ -55,16 +61,20 @@ async def plan(nc: Client, selection: Selection) -> Reset:
     made = await api(nc, f"CONSUMER.CREATE.{COMMANDS_STREAM}", {"stream_name": COMMANDS_STREAM, "config": config})
     await api(nc, f"CONSUMER.DELETE.{COMMANDS_STREAM}.{made['name']}")
     pending = info["num_pending"] + info["num_ack_pending"]
-    return Reset(group, bounds.first, made["num_pending"], min(pending, made["num_pending"]), tuple(bounds.remarks))
+    return made["num_pending"], min(pending, made["num_pending"])
 
 
-async def execute(nc: Client, reset: Reset) -> dict[str, Any]:
-    """The consumer's state right after. The pause is lifted whatever happens in between."""
-    name = f"{COMMANDS_STREAM}.{durable(reset.group)}"
+async def execute(nc: Client, reset: Reset) -> None:
+    """The group's durable, and its canary's. Each pause is lifted whatever happens in between."""
+    for name in command_durables(reset.group):
+        await _reset(nc, f"{COMMANDS_STREAM}.{name}", reset.sequence)
+
+
+async def _reset(nc: Client, name: str, sequence: int) -> None:
     until = (datetime.now(UTC) + timedelta(seconds=PAUSE_SECONDS)).isoformat().replace("+00:00", "Z")
     await api(nc, f"CONSUMER.PAUSE.{name}", {"pause_until": until})
     try:
-        return await api(nc, f"CONSUMER.RESET.{name}", {"seq": reset.sequence})
+        await api(nc, f"CONSUMER.RESET.{name}", {"seq": sequence})
     finally:
         # An empty body resumes.
         answer = await nc.request(f"$JS.API.CONSUMER.PAUSE.{name}", b"", timeout=5)

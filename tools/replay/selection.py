@@ -8,7 +8,7 @@ from typing import Any
 from adapters.nats.topology import COMMANDS_STREAM, DLQ_STREAM
 from schemas import headers
 from schemas.registry import GROUPS
-from schemas.subjects import COMMAND_PREFIX, DLQ_PREFIX, TENANT, parse
+from schemas.subjects import COMMAND_PREFIX, DLQ_PREFIX, TENANT, both_ways, parse
 from tools.replay.errors import ReplayError
 from tools.replay.predicates import Predicate
 from tools.replay.stored import Stored
@@ -53,14 +53,20 @@ class Selection:
     @property
     def server_subjects(self) -> tuple[str, ...]:
         """The filters a consumer of the stream gets; () for all subjects."""
+        if self.stream == COMMANDS_STREAM:
+            # A command is meant wherever the broker stored it.
+            asked = self.subjects or self._command_filters
+            return tuple(dict.fromkeys(subject for pattern in asked for subject in both_ways(pattern)))
         if self.subjects:
             return self.subjects
         if self.stream == DLQ_STREAM:
             return (f"{DLQ_PREFIX}.{self.group or '*'}.{self.tenant or '*'}",)
-        if self.stream == COMMANDS_STREAM:
-            aggregates = GROUPS[self.group] if self.group else ("*",)
-            return tuple(f"{COMMAND_PREFIX}.{self.tenant or '*'}.{aggregate}.*" for aggregate in aggregates)
         return ()
+
+    @property
+    def _command_filters(self) -> tuple[str, ...]:
+        aggregates = GROUPS[self.group] if self.group else ("*",)
+        return tuple(f"{COMMAND_PREFIX}.{self.tenant or '*'}.{aggregate}.*" for aggregate in aggregates)
 
     @property
     def needs_bodies(self) -> bool:

@@ -8,10 +8,12 @@ from nats.aio.msg import Msg
 from adapters.nats.topology import REPLAY_STREAM
 from handlers.inbound import delivery
 from schemas import headers
+from schemas.subjects import REPLAY_PREFIX, command_of, command_subject, parse
 
 
 class Stored(NamedTuple):
-    """`position` is its sequence where it was read from; stream, sequence and time are those of the original."""
+    """`position` is its sequence where it was read from; stream, sequence and time are those of the original, `subject` is the
+    one it was sent to, whichever group the broker gave it to."""
 
     position: int
     stream: str
@@ -38,7 +40,7 @@ def stored(message: Msg) -> Stored:
         position=found.stream_sequence,
         stream=found.stream,
         sequence=found.stream_sequence,
-        subject=message.subject,
+        subject=command_of(message.subject),
         headers=dict(message.headers or {}),
         data=message.data,
         recorded_at=found.recorded_at,
@@ -67,7 +69,5 @@ def original(letter: Stored) -> Stored:
 
 
 def _command_subject(subject: str) -> str:
-    from schemas.subjects import REPLAY_PREFIX, command_subject, parse
-
     address = parse(subject) if subject.startswith(f"{REPLAY_PREFIX}.") else None
-    return command_subject(*address) if address else subject
+    return command_subject(*address) if address else command_of(subject)

@@ -11,7 +11,7 @@ permissions bind both.
 from typing import NamedTuple
 
 from schemas.registry import COMMANDS
-from schemas.subjects import COMMAND_PREFIX
+from schemas.subjects import COMMAND_PREFIX, both_ways
 
 CONSUMED_BY_HANDLERS = ("BILLING_COMMANDS", "BILLING_REPLAY", "BILLING_JOBS")
 CONSUMED_BY_WORKER = ("BILLING_JOBS", "BILLING_REPLAY")
@@ -20,7 +20,12 @@ _LOOK = ("$JS.API.INFO", "$JS.API.STREAM.INFO.*", "$JS.API.STREAM.NAMES", "$JS.A
 
 
 # Workers write through these (docs/decisions/0010); nobody else may.
-INTERNAL_COMMANDS = tuple(f"{COMMAND_PREFIX}.*.{spec.name}" for spec in COMMANDS.values() if spec.internal)
+INTERNAL_COMMANDS = tuple(
+    subject for spec in COMMANDS.values() if spec.internal for subject in both_ways(f"{COMMAND_PREFIX}.*.{spec.name}")
+)
+# NATS checks what a subject mapping made of a subject: whoever sends commands needs the canary's subjects too, and whoever may
+# not send some must be refused both.
+_COMMANDS = both_ways(f"{COMMAND_PREFIX}.>")
 
 
 class Permissions(NamedTuple):
@@ -68,7 +73,7 @@ ROLES: dict[str, Permissions] = {
         subscribe=("_INBOX.>",),
     ),
     "shim": Permissions(
-        publish=("billing.v1.cmd.>", "billing.v1.qry.>"), subscribe=("_INBOX.>",), publish_denied=INTERNAL_COMMANDS
+        publish=(*_COMMANDS, "billing.v1.qry.>"), subscribe=("_INBOX.>",), publish_denied=INTERNAL_COMMANDS
     ),
     # A person at the command line: reads every stream, replays, sends commands; changes no stream.
     "operator": Permissions(
@@ -79,7 +84,7 @@ ROLES: dict[str, Permissions] = {
             "$JS.API.DIRECT.GET.>",
             "$JS.API.CONSUMER.>",
             "$JS.ACK.>",
-            "billing.v1.cmd.>",
+            *_COMMANDS,
             "billing.v1.qry.>",
             "billing.v1.replay.>",
             "billing.v1.dlq._resolved.>",  # what became of a dead letter; the letters themselves are the handlers'
@@ -108,7 +113,7 @@ def tenant_permissions(tenant: str) -> Permissions:
     consumer = f"BILLING_EVENTS.{tenant_consumer(tenant)}"
     return Permissions(
         publish=(
-            f"billing.v1.cmd.{tenant}.>",
+            *both_ways(f"{COMMAND_PREFIX}.{tenant}.>"),
             f"billing.v1.qry.{tenant}.>",
             f"$JS.API.CONSUMER.CREATE.{consumer}.billing.v1.evt.{tenant}.>",
             f"$JS.API.CONSUMER.INFO.{consumer}",

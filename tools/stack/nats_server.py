@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Self
 
+from adapters.nats.topology import canary_mappings
 from adapters.tls import TlsFiles
 from tools.stack import nats_permissions as permissions
 from tools.stack.paths import binary, locked
@@ -84,6 +85,13 @@ class NatsServer:
                 self._write_state(state)
                 self._reload()
         return self.url(user)
+
+    def map_commands(self, canary_percent: int) -> None:
+        """Send this share of the commands to the canary's subjects, 0 for none. Takes effect before this returns."""
+        with locked(self.directory / "state.lock"):
+            state = self._state() | {"canary_percent": canary_percent}
+            self._write_state(state)
+            self._reload()
 
     def start(self) -> Self:
         self.launch()
@@ -178,6 +186,7 @@ def _config(state: dict[str, Any], store: Path, tls: TlsFiles | None) -> str:
         "max_payload": MAX_PAYLOAD_BYTES,
         "jetstream": {"store_dir": str(store), "sync_interval": state["sync_interval"], "max_file_store": 20 * 2**30},
         "authorization": {"users": users},
+        "mappings": canary_mappings(state.get("canary_percent", 0)),
     }
     if tls is not None:
         files = {"cert_file": str(tls.certificate), "key_file": str(tls.key), "ca_file": str(tls.ca)}
