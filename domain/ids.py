@@ -5,8 +5,12 @@ from functools import lru_cache
 from hashlib import sha256
 from uuid import UUID
 
-_VERSION_8 = 0x8 << 12  # RFC 9562 §5.8: the custom layout
+from schemas.uuids import uuid_of
+
+_VERSION_8 = 0x8 << 76  # RFC 9562 §5.8: the custom layout
 _VARIANT = 0b10 << 62
+_12_BITS = 0xFFF << 64
+_64_BITS = (1 << 64) - 1
 
 
 def derived_id(tenant_id: str, command_id: UUID, recorded_at: datetime, *parts: str) -> UUID:
@@ -27,6 +31,6 @@ def ledger_account_id(
 
 
 def _uuid8(leading_48_bits: int, digest: bytes) -> UUID:
-    random_a = int.from_bytes(digest[:2], "big") & 0xFFF
-    random_b = int.from_bytes(digest[2:10], "big") >> 2
-    return UUID(int=(leading_48_bits << 80) | ((_VERSION_8 | random_a) << 64) | _VARIANT | random_b)
+    random = int.from_bytes(digest[:10], "big")
+    value = (leading_48_bits << 80) | _VERSION_8 | (random & _12_BITS) | _VARIANT | ((random & _64_BITS) >> 2)
+    return uuid_of(value.to_bytes(16, "big"))

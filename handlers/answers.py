@@ -136,7 +136,7 @@ class Answers:
 def outcome(command_id: UUID | None, verdict: Verdict, position: str | None) -> bytes:
     """An outcome as JSON (schemas.outcome.Outcome), from the JSON texts of the verdict."""
     body: dict[str, Any] = {
-        "command_id": command_id,
+        "command_id": None if command_id is None else str(command_id),
         "status": verdict.status,
         "result": orjson.Fragment(verdict.result) if verdict.result else None,
         "error": orjson.Fragment(verdict.error) if verdict.error else None,

@@ -2,6 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from hashlib import sha256
 from typing import NamedTuple
 from uuid import UUID
@@ -78,6 +79,7 @@ class Malformed(NamedTuple):
     hop: tracing.Hop | None = None
 
 
+@lru_cache(maxsize=4_096)  # asked two or three times of a message, while it is in hand
 def delivery(reply: str) -> Delivery:
     """Parses the ack subject of a JetStream message. Raises ValueError for a message that is not one."""
     tokens = reply.split(".")

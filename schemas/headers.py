@@ -8,6 +8,8 @@ stored outcome of one it has sent before, adds an attempt; the inbox, not the br
 import re
 from uuid import UUID
 
+from schemas.uuids import uuid_of
+
 MESSAGE_ID = "Nats-Msg-Id"
 REPLY_TO = "Billing-Reply-To"
 ACTOR = "Billing-Actor"
@@ -37,7 +39,7 @@ _MESSAGE_ID = re.compile(r"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9
 def command_id(message_id: str | None) -> UUID | None:
     """The command id in a `Nats-Msg-Id`, or None where it is missing or not of the form `<uuid>[:<attempt>]`."""
     match = _MESSAGE_ID.fullmatch(message_id) if message_id else None
-    return UUID(match[1]) if match else None
+    return uuid_of(match[1]) if match else None
 
 
 # On dead letters: why, and where the message came from. The original headers travel along, `Nats-…` ones apart.

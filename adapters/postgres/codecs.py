@@ -4,11 +4,16 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple, get_type_hints
 
+from asyncpg.pgproto.pgproto import UUID as DriverUUID
 from pydantic import TypeAdapter
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.dialects.postgresql import JSONB
 
 from adapters.postgres.tables import TABLES
+from schemas import uuids
+
+# A `uuid.UUID`, as rows come with it: made, printed, hashed and sent ten times as fast.
+uuids.use(DriverUUID)
 
 _DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
 # Most accounts of a tenant have one of a few party lists, and equal JSON makes equal, immutable parties.

@@ -6,7 +6,6 @@ import random
 import socket
 import tempfile
 from pathlib import Path
-from typing import IO
 
 # Below every common ephemeral range (Linux 32768, IANA 49152), so that no outgoing connection can take a server's
 # port between a kill and its restart.
@@ -23,14 +22,14 @@ class _Claims:
 
     def __init__(self) -> None:
         self._pid = 0
-        self._file: IO[bytes] | None = None
+        self._file = -1
         self._mine: set[int] = set()
 
     def take(self, port: int) -> bool:
         """False where this or another process was given the port before."""
         if self._pid != os.getpid():  # a forked child inherits neither locks nor claims
-            self._pid, self._file, self._mine = os.getpid(), _shared_file().open("r+b"), set()
-        if port in self._mine or self._file is None:
+            self._pid, self._file, self._mine = os.getpid(), _open_shared_file(), set()
+        if port in self._mine:
             return False
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
@@ -40,10 +39,10 @@ class _Claims:
         return True
 
 
-def _shared_file() -> Path:
+def _open_shared_file() -> int:
+    """A file descriptor that stays open: closing any of one file lets go of a process's locks on it."""
     path = Path(tempfile.gettempdir(), f"billing-ports-{os.getuid()}")
-    path.touch(mode=0o600)
-    return path
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
 _claims = _Claims()
