@@ -1,0 +1,74 @@
+"""python -m tools.faults [--faults 60] [--seed 1] [--rate 300]: breaks a mesh of its own and proves that nothing was lost.
+
+Exit codes: 0 every promise held, 1 one did not (the history is kept), 3 the mesh could not be started or brought back.
+"""
+
+import argparse
+import asyncio
+import secrets
+import sys
+from pathlib import Path
+
+from tools.faults import run as runner
+from tools.faults.checker import Broken
+from tools.faults.nemesis import FAULTS, Fault
+from tools.stack.paths import PROJECT_ROOT
+from tools.stack.process import StackError
+
+DIRECTORY = PROJECT_ROOT / ".stack" / "faults"
+_LARGEST_SEED = 10_000
+
+
+def main() -> int:
+    arguments = _arguments()
+    path = DIRECTORY / f"history-{arguments.seed}.jsonl"
+    print(f"seed {arguments.seed}: {arguments.faults} faults of {len(FAULTS)} kinds, {arguments.rate} turns/s offered")
+
+    def told(number: int, fault: Fault) -> None:
+        print(f"  {number:>4}/{arguments.faults}  {fault.name}", flush=True)
+
+    try:
+        result = asyncio.run(
+            runner.run(arguments.seed, arguments.faults, per_second=arguments.rate, history_path=path, told=told)
+        )
+    except Broken as broken:
+        print(f"BROKEN  {broken}\nhistory: {_shown(path)}", file=sys.stderr)
+        return 1
+    except StackError as error:
+        print(f"the mesh is away: {error}\nhistory: {_shown(path)}", file=sys.stderr)
+        return 3
+    path.unlink()
+    _print(result)
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--faults", type=int, default=4 * len(FAULTS), help="how many, each kind as often as others")
+    parser.add_argument("--seed", type=int, default=None, help="the same seed makes the same choices")
+    parser.add_argument(
+        "--rate", type=int, default=300, help="payments offered per second; other commands come with them"
+    )
+    given = parser.parse_args()
+    if given.seed is None:
+        given.seed = secrets.randbelow(_LARGEST_SEED)
+    return given
+
+
+def _print(result: runner.Result) -> None:
+    from tools.cli.output import print_table
+
+    print_table(("fault", "times#"), sorted(result.faults.items()))
+    print_table(("promise that held", "over"), result.findings)
+    print(
+        f"{result.commands:,} commands in {result.seconds:.0f} s, with a fault most of the time;"
+        f" {result.settled_seconds:.0f} s after the last nothing was left to do"
+    )
+
+
+def _shown(path: Path) -> Path:
+    return path.relative_to(PROJECT_ROOT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
