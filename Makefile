@@ -81,6 +81,10 @@ bench: setup  ## Measure payments per second and latency; writes docs/benchmarks
 	$(BIN)/billing bench --output docs $(ARGS)
 	$(BIN)/python -m tools.bench.offline --output docs
 
+.PHONY: faults
+faults: setup  ## Break everything under load and prove that nothing was lost (ARGS="--faults 200 --seed 7")
+	$(BIN)/python -m tools.faults $(ARGS)
+
 .PHONY: docs
 docs: setup  ## Write OpenAPI, AsyncAPI and JSON Schemas into docs/
 	$(BIN)/billing docs $(ARGS)
