@@ -1,30 +1,25 @@
 """The four triggers: their queries in promtool's unit tests, and `billing canary check` against a real Prometheus."""
 
-import importlib
 import json
 import math
 import re
-import shutil
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from prometheus_client import REGISTRY
 
 from tests.deploy.chart import CHART
+from tests.deploy.names import AWAY
+from tests.deploy.prometheus_server import needs_prometheus, prometheus_server, promtool
 from tools.cli.canary import EVERYTHING, Finding, Selection, exit_code, load_triggers
+from tools.docs.metrics import metrics
 from tools.stack.paths import PROJECT_ROOT
 from tools.stack.ports import free_ports
 
-needs_prometheus = pytest.mark.skipif(
-    shutil.which("promtool") is None or shutil.which("prometheus") is None,
-    reason="Debian's package `prometheus` is not installed",
-)
 TRIGGERS = {trigger.name: trigger for trigger in load_triggers()}
 MINUTES = 30
 STEP_SECONDS = 15
@@ -118,14 +113,7 @@ def samples(scenario: str, now: float) -> Iterator[tuple[str, dict[str, str], li
 
 
 def test_every_metric_of_a_trigger_is_one_the_code_reports() -> None:
-    for module in ("gateway_shim.edge", "handlers.metrics", "handlers.schedule_metrics"):
-        importlib.import_module(module)  # registers its metrics
-    known = set()
-    for family in REGISTRY.collect():
-        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum"), "gauge": ("",)}.get(
-            family.type, ()
-        )
-        known |= {family.name + suffix for suffix in suffixes}
+    known = {series for metric in metrics() for series in metric.series}
     for trigger in TRIGGERS.values():
         asked = set(re.findall(r"billing_[a-z0-9_]+", f"{trigger.value} {trigger.samples} {trigger.age_seconds}"))
         assert asked and asked <= known, asked - known
@@ -135,7 +123,6 @@ def test_labels_and_edges_are_the_codes() -> None:
     from gateway_shim.edge import UNMATCHED
     from gateway_shim.routes import ROUTES
     from handlers.metrics import DURATION_EDGES_SECONDS
-    from schemas.codes import Code
     from schemas.registry import GROUPS
 
     latency, errors = TRIGGERS["payment_latency_p95"], TRIGGERS["error_rate"]
@@ -144,7 +131,7 @@ def test_labels_and_edges_are_the_codes() -> None:
     assert 'group="payments"' in latency.value and "payments" in GROUPS
     assert latency.limit in DURATION_EDGES_SECONDS, "the limit needs a bucket's edge, or it is a guess between two"
     codes = re.findall(r'code=~"([a-z_|]+)"', errors.value)
-    assert [set(each.split("|")) for each in codes] == [{code.value for code in Code if code.retryable}]
+    assert [set(each.split("|")) for each in codes] == [AWAY]
     assert f'route!="{UNMATCHED}"' in TRIGGERS["availability"].value
 
 
@@ -190,7 +177,7 @@ def test_promtool_agrees_on_every_scenario(tmp_path: Path) -> None:
         file.write_text(
             json.dumps({"rule_files": [f"{scenario}.yaml"], "evaluation_interval": f"{STEP_SECONDS}s", "tests": [test]})
         )
-        result = subprocess.run(["promtool", "test", "rules", file], capture_output=True, text=True, check=False)
+        result = promtool("test", "rules", file)
         assert result.returncode == 0, f"{scenario}\n{result.stdout}\n{result.stderr}"
 
 
@@ -214,9 +201,7 @@ def test_promtool_notices_a_wrong_expectation(tmp_path: Path) -> None:
     (tmp_path / "test.yaml").write_text(
         json.dumps({"rule_files": ["rules.yaml"], "evaluation_interval": f"{STEP_SECONDS}s", "tests": [test]})
     )
-    result = subprocess.run(
-        ["promtool", "test", "rules", tmp_path / "test.yaml"], capture_output=True, text=True, check=False
-    )
+    result = promtool("test", "rules", tmp_path / "test.yaml")
     assert result.returncode == 1, result.stdout
 
 
@@ -249,44 +234,11 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             family = lines.setdefault(name, [f"# TYPE {name} unknown"])
             family += [f"{_series(name, labels)} {value:.6f} {at:.3f}" for at, value in points]
     (directory / "data.om").write_text("\n".join(line for family in lines.values() for line in family) + "\n# EOF\n")
-    made = subprocess.run(
-        ["promtool", "tsdb", "create-blocks-from", "openmetrics", directory / "data.om", directory / "tsdb"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    made = promtool("tsdb", "create-blocks-from", "openmetrics", directory / "data.om", directory / "tsdb")
     assert made.returncode == 0, made.stderr
     (directory / "prometheus.yml").write_text("global: {scrape_interval: 15s}\n")
-    (port,) = free_ports(1)
-    with (directory / "log").open("w") as log:
-        server = subprocess.Popen(
-            [
-                "prometheus",
-                f"--config.file={directory / 'prometheus.yml'}",
-                f"--storage.tsdb.path={directory / 'tsdb'}",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            stdout=log,
-            stderr=log,
-        )
-    try:
-        url = f"http://127.0.0.1:{port}"
-        _wait_ready(url, directory / "log")
+    with prometheus_server(directory) as url:
         yield url
-    finally:
-        server.terminate()
-        server.wait(timeout=20)
-
-
-def _wait_ready(url: str, log: Path) -> None:
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        try:
-            with urllib.request.urlopen(f"{url}/-/ready", timeout=2):  # noqa: S310  loopback
-                return
-        except OSError:
-            time.sleep(0.1)
-    raise AssertionError(log.read_text()[-2000:])
 
 
 def _check(url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
