@@ -128,7 +128,8 @@ def _apply(snapshot: Snapshot, command: Command[Any], accepted: Accepted) -> Ver
     book = ledger.post(snapshot, book, command, accepted.postings, first)
     for outbox in (*events, *jobs):
         snapshot.append(outbox)
-    _record(snapshot, command, book._replace(event_sequence=book.event_sequence + len(events)), "applied", result, None)
+    book = Book(book.ledger_sequence, book.ledger_head, book.event_sequence + len(events), book.command_sequence)
+    _record(snapshot, command, book, "applied", result, None)
     return Verdict("applied", result=result)
 
 
@@ -140,7 +141,7 @@ def _record(
     if sequence == 1:
         for code, entry in TEMPLATE.items():
             snapshot.put(ChartEntry(code, entry.name, entry.kind, command.recorded_at))
-    snapshot.put(book._replace(command_sequence=sequence))
+    snapshot.put(Book(book.ledger_sequence, book.ledger_head, book.event_sequence, sequence))
     snapshot.put(
         InboxEntry(
             command_id=command.command_id,

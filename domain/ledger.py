@@ -57,8 +57,8 @@ def post(
             hash=b"",
         )
         head = transfer_hash(head, tenant_id, unhashed)
-        snapshot.post(debit, credit, unhashed._replace(hash=head))
-    return book._replace(ledger_sequence=sequence, ledger_head=head)
+        snapshot.post(debit, credit, Transfer(*unhashed[:-1], head))  # the hash is its last field
+    return Book(sequence, head, book.event_sequence, book.command_sequence)
 
 
 def check(postings: Iterable[Posting]) -> None:
@@ -71,4 +71,4 @@ def check(postings: Iterable[Posting]) -> None:
 
 
 def _account(tenant_id: str, key: LedgerKey) -> LedgerAccount:
-    return LedgerAccount(ledger_account_id(tenant_id, key.code, key.currency, key.account_id, key.party_id), *key, 0, 0)
+    return LedgerAccount(ledger_account_id(tenant_id, *key), *key, 0, 0)

@@ -33,6 +33,15 @@ class Changes(NamedTuple):
     balances: list[LedgerAccount]
 
 
+class _Moved:
+    """What a batch has added to a ledger account's running totals: its last two fields."""
+
+    __slots__ = ("account", "credits_minor", "debits_minor")
+
+    def __init__(self, account: LedgerAccount) -> None:
+        self.account, self.debits_minor, self.credits_minor = account, 0, 0
+
+
 class Snapshot:
     def __init__(self, tenant_id: str, loaded: Mapping[Lookup, Iterable[Hashable]], rows: Iterable[Entity]) -> None:
         """`loaded` is what was asked for, `rows` what was found, in any order and possibly more than once."""
@@ -43,7 +52,7 @@ class Snapshot:
         self._stored: dict[type[Any], set[Hashable]] = {}
         self._touched: dict[type[Any], dict[Hashable, None]] = {}
         self._appended: dict[type[Any], list[Any]] = {}
-        self._balances: dict[UUID, LedgerAccount] = {}
+        self._moved: dict[UUID, _Moved] = {}
         for row in rows:
             self._stored.setdefault(type(row), set()).add(row.key)
             self._place(row)
@@ -75,16 +84,13 @@ class Snapshot:
     def post(self, debit: LedgerAccount, credit: LedgerAccount, transfer: Transfer) -> None:
         """Appends a transfer and moves both running totals; `debit` and `credit` carry zero totals."""
         self.append(transfer)
-        amount = transfer.amount_minor
-        before = self._balances.get(debit.id, debit)
-        self._balances[debit.id] = before._replace(debits_minor=before.debits_minor + amount)
-        before = self._balances.get(credit.id, credit)
-        self._balances[credit.id] = before._replace(credits_minor=before.credits_minor + amount)
+        self._of(debit).debits_minor += transfer.amount_minor
+        self._of(credit).credits_minor += transfer.amount_minor
 
     def balance_of_account(self, account_id: UUID) -> dict[str, int]:
         """Net debit per ledger code of a billing account's sub-ledgers, in minor units, this batch's postings included."""
         stored = self.find(LEDGER_ACCOUNTS_OF_ACCOUNT, account_id)
-        moved = [row for row in self._balances.values() if row.account_id == account_id]
+        moved = [row for row in self._deltas() if row.account_id == account_id]
         totals: dict[str, int] = {}
         for row in (*stored, *moved):
             totals[row.code] = totals.get(row.code, 0) + row.debits_minor - row.credits_minor
@@ -99,7 +105,19 @@ class Snapshot:
             for key in keys:
                 target = updates if key in stored else inserts
                 target.setdefault(entity, []).append(rows[key])
-        return Changes(inserts, updates, list(self._balances.values()))
+        return Changes(inserts, updates, self._deltas())
+
+    def _of(self, account: LedgerAccount) -> "_Moved":
+        moved = self._moved.get(account.id)
+        if moved is None:
+            moved = self._moved[account.id] = _Moved(account)
+        return moved
+
+    def _deltas(self) -> list[LedgerAccount]:
+        return [
+            LedgerAccount(*moved.account[:-2], moved.debits_minor, moved.credits_minor)
+            for moved in self._moved.values()
+        ]
 
     def _was_loaded(self, lookup: Lookup | None, key: Hashable) -> bool:
         return lookup is not None and key in self._loaded.get(lookup, frozenset())
