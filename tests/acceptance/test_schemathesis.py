@@ -72,7 +72,7 @@ def _answers(handlers: Peer) -> None:
 async def test_every_answer_is_documented(nats_server: NatsServer, issuer: Issuer, tmp_path: Path) -> None:
     config = tmp_path / "schemathesis.toml"
     config.write_text(CONFIG)
-    async with peer(nats_server) as handlers, api(nats_server, issuer, reply_timeout_seconds=0.2) as shim:
+    async with peer(nats_server) as handlers, api(nats_server, issuer, reply_timeout_seconds=0.1) as shim:
         _answers(handlers)
         token = issuer.mint(shim.tenant, ALL_SCOPES, ttl_seconds=TIMEOUT_SECONDS + 60)
         # One worker: it computes more than it waits, and CPython 3.11 may fail to parse in two threads at once ("AST constructor
