@@ -3,7 +3,14 @@
 from domain.chart import RECEIVABLE, UNAPPLIED_CREDIT
 from domain.decision import Accepted, Capability, Command, Decision, Event, Rejected, rejected
 from domain.entities import Account
-from domain.lookups import ACCOUNT, DRAFTS_OF_ACCOUNT, LEDGER_ACCOUNTS_OF_ACCOUNT, OPEN_CHARGES_OF_ACCOUNT
+from domain.gateway_entities import LIVE
+from domain.lookups import (
+    ACCOUNT,
+    DRAFTS_OF_ACCOUNT,
+    LEDGER_ACCOUNTS_OF_ACCOUNT,
+    LIVE_HOLDS_OF_ACCOUNT,
+    OPEN_CHARGES_OF_ACCOUNT,
+)
 from domain.snapshot import Needs, Snapshot, drafts
 from schemas.account import AccountEvent, AccountResult, CloseAccount, OpenAccount, Party, UpdateAccount
 from schemas.codes import Code
@@ -83,6 +90,7 @@ def needs_close(command: Command[CloseAccount]) -> Needs:
         (LEDGER_ACCOUNTS_OF_ACCOUNT, account_id),
         (OPEN_CHARGES_OF_ACCOUNT, account_id),
         (DRAFTS_OF_ACCOUNT, account_id),
+        (LIVE_HOLDS_OF_ACCOUNT, account_id),
     ]
 
 
@@ -96,6 +104,8 @@ def decide_close(snapshot: Snapshot, command: Command[CloseAccount]) -> Decision
     open_charges = [row for row in snapshot.find(OPEN_CHARGES_OF_ACCOUNT, account_id) if row.status == "open"]
     if open_charges or drafts(snapshot.find(DRAFTS_OF_ACCOUNT, account_id)):
         return rejected(Code.ACCOUNT_HAS_OPEN_CHARGES, account_id=str(account_id))
+    if any(hold.status in LIVE for hold in snapshot.find(LIVE_HOLDS_OF_ACCOUNT, account_id)):
+        return rejected(Code.ACCOUNT_HAS_HOLDS, account_id=str(account_id))
     if not _is_square(snapshot, account):
         return rejected(Code.ACCOUNT_HAS_BALANCE, account_id=str(account_id))
     return _accepted("account.closed", account._replace(status="closed"))

@@ -1,10 +1,10 @@
 """Checks and pieces that several aggregates share."""
 
 from collections.abc import Iterable
-from datetime import date
-from typing import Any
+from datetime import date, timedelta
+from typing import Any, cast
 
-from domain.calendar import fiscal_year, tenant_period
+from domain.calendar import fiscal_year, period_bounds, tenant_period
 from domain.chart import RECEIVABLE, TEMPLATE
 from domain.decision import Command, LedgerKey, Rejected, rejected
 from domain.entities import ChartEntry, DocumentSeries, Invoice, Period
@@ -25,6 +25,33 @@ def needs_period(command: Command[Any], day: date) -> tuple[Lookup, str]:
 def period_refusal(snapshot: Snapshot, command: Command[Any], day: date) -> Rejected | None:
     """Refuses a posting effective in a closed period; a period nobody touched is open."""
     return closed(snapshot.get(Period, tenant_period(command.tenant, day)))
+
+
+# Further periods that a fact may have to go to: nobody closes more than a few months ahead.
+_PERIODS_AHEAD = 3
+
+
+def needs_open_day(command: Command[Any], day: date | None = None) -> Needs:
+    return [needs_period(command, each) for each in _days(command.tenant, day or command.today)]
+
+
+def open_day(snapshot: Snapshot, command: Command[Any], day: date | None = None) -> date | Rejected:
+    """When to post what has happened and cannot be refused: that day, or the first day of the next period that is open
+    (DOMAIN rule 10). Refused only where several periods ahead are closed."""
+    days = _days(command.tenant, day or command.today)
+    refusals = [period_refusal(snapshot, command, each) for each in days]
+    return next((each for each, refusal in zip(days, refusals, strict=True) if refusal is None), None) or cast(
+        "Rejected", refusals[0]
+    )
+
+
+def _days(tenant: TenantProfile, day: date) -> list[date]:
+    """The day itself, and the first of each period after its own."""
+    days = [day]
+    for _ in range(_PERIODS_AHEAD):
+        _, last = period_bounds(tenant.fiscal_calendar, tenant_period(tenant, days[-1]))
+        days.append(last + timedelta(days=1))
+    return days
 
 
 def closed(period: Period | None) -> Rejected | None:

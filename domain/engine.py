@@ -14,7 +14,9 @@ from domain import (
     adjustment,
     charge,
     credit_note,
+    gateway_facts,
     gl,
+    hold,
     invoice,
     job,
     ledger,
@@ -23,6 +25,7 @@ from domain import (
     payment_undo,
     period,
     pricelist,
+    settlement,
     statement_run,
 )
 from domain.chart import TEMPLATE
@@ -42,6 +45,9 @@ CAPABILITIES: dict[str, Capability] = {
     **credit_note.CAPABILITIES,
     **payment.CAPABILITIES,
     **payment_undo.CAPABILITIES,
+    **hold.CAPABILITIES,
+    **settlement.CAPABILITIES,
+    **gateway_facts.CAPABILITIES,
     **period.CAPABILITIES,
     **adjustment.CAPABILITIES,
     **overdue.CAPABILITIES,

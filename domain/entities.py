@@ -180,7 +180,8 @@ class CreditNoteLine(NamedTuple):
 
 
 class Payment(NamedTuple):
-    """`value_minor` = amount taken + cash rounding: what the payer gets credit for."""
+    """`value_minor` = amount taken + cash rounding: what the payer gets credit for. `refunding_minor` is reserved for refunds
+    that a gateway has not made yet; `charged_back_minor` was lost in disputes."""
 
     id: UUID
     account_id: UUID
@@ -195,6 +196,8 @@ class Payment(NamedTuple):
     allocated_minor: int
     refunded_minor: int
     recorded_at: datetime
+    refunding_minor: int = 0
+    charged_back_minor: int = 0
 
     @property
     def key(self) -> UUID:
@@ -208,7 +211,11 @@ class Payment(NamedTuple):
     def unapplied_minor(self) -> int:
         if self.status == "reversed":
             return 0
-        return self.value_minor - self.allocated_minor - self.refunded_minor
+        return self.value_minor - self.allocated_minor - self.given_back_minor - self.refunding_minor
+
+    @property
+    def given_back_minor(self) -> int:
+        return self.refunded_minor + self.charged_back_minor
 
 
 class Allocation(NamedTuple):

@@ -24,6 +24,7 @@ from domain.entities import (
     PriceList,
     Refund,
 )
+from domain.gateway_entities import Circuit, GatewayRefund, Hold, HoldAllocation, Payout
 from domain.job_entities import GlAccount, GlExport, Job, Statement
 
 
@@ -57,18 +58,28 @@ STATEMENT = Lookup(Statement, ("id",))
 GL_ACCOUNT = Lookup(GlAccount, ("ledger_code",))
 GL_EXPORT = Lookup(GlExport, ("id",))
 GL_EXPORTS_OF_SCOPE = Lookup(GlExport, ("scope",))
+HOLD = Lookup(Hold, ("id",))
+HOLD_ALLOCATIONS = Lookup(HoldAllocation, ("payment_id",))
+GATEWAY_REFUND = Lookup(GatewayRefund, ("id",))
+PAYOUT = Lookup(Payout, ("adapter", "id"))
+CIRCUIT = Lookup(Circuit, ("adapter",))
 LEDGER_ACCOUNTS_OF_ACCOUNT = Lookup(LedgerAccount, ("account_id",))
 CHARGES_OF_GROUP = Lookup(Charge, ("invoice_group_id",))
 INVOICES_OF_GROUP = Lookup(Invoice, ("invoice_group_id",))
 DRAFTS_OF_PERIOD = Lookup(Invoice, ("period",), of="drafts of period")
 OPEN_CHARGES_OF_ACCOUNT = Lookup(Charge, ("account_id",), of="open charges of account")
 DRAFTS_OF_ACCOUNT = Lookup(Invoice, ("account_id",), of="drafts of account")
+LIVE_HOLDS_OF_ACCOUNT = Lookup(Hold, ("account_id",), of="live holds of account")
 
 ACCOUNT_OF_CHARGE = Lookup(Account, of="account of charge")
 ACCOUNT_OF_INVOICE = Lookup(Account, of="account of invoice")
 ACCOUNT_OF_PAYMENT = Lookup(Account, of="account of payment")
 INVOICES_OF_PAYMENT = Lookup(Invoice, of="invoices of payment")  # every invoice it was ever allocated to
 PAYMENTS_OF_INVOICE = Lookup(Payment, of="payments of invoice")  # every payment ever allocated to it
+ACCOUNT_OF_HOLD = Lookup(Account, of="account of hold")
+INVOICES_OF_HOLD = Lookup(Invoice, of="invoices of hold")  # those the charge is meant for
+PAYMENT_OF_REFUND = Lookup(Payment, of="payment of refund")
+HOLD_OF_REFUND = Lookup(Hold, of="hold of refund")
 PERIOD_OF_INVOICE = Lookup(Period, of="period of invoice")
 SERIES_OF_INVOICE = Lookup(DocumentSeries, of="series of invoice")  # the INV series of its fiscal year
 CHARGES_OF_INVOICE = Lookup(Charge, of="charges of invoice")  # the charges of its group
@@ -95,5 +106,9 @@ PRIMARY: dict[type[Any], Lookup] = {
         STATEMENT,
         GL_ACCOUNT,
         GL_EXPORT,
+        HOLD,
+        GATEWAY_REFUND,
+        PAYOUT,
+        CIRCUIT,
     )
 }

@@ -13,12 +13,14 @@ from domain.chart import METHOD_ACCOUNT, ROUNDING, UNAPPLIED_CREDIT
 from domain.common import needs_period, period_refusal, receivable, restated
 from domain.decision import Accepted, Capability, Command, Decision, Event, LedgerKey, Posting, Rejected, rejected
 from domain.entities import Account, Allocation, Entity, Invoice, Payment
+from domain.gateway_entities import Hold
 from domain.invoice import invoice_event, not_open
-from domain.lookups import ACCOUNT, INVOICE, PAYMENT
+from domain.lookups import ACCOUNT, HOLD, INVOICE, PAYMENT
 from domain.snapshot import Needs, Snapshot
 from schemas.allocation import AllocationChange, AllocationItem
 from schemas.base import MAX_AMOUNT_MINOR
 from schemas.codes import Code
+from schemas.hold import ChargePayment
 from schemas.payment import AllocatePayment, PaymentEvent, PaymentResult, RecordPayment
 
 
@@ -47,6 +49,8 @@ def payment_result(payment: Payment) -> PaymentResult:
         amount_minor=payment.amount_minor,
         allocated_minor=payment.allocated_minor,
         refunded_minor=payment.refunded_minor,
+        refunding_minor=payment.refunding_minor,
+        charged_back_minor=payment.charged_back_minor,
         unapplied_minor=payment.unapplied_minor,
     )
 
@@ -55,13 +59,7 @@ def payment_event(
     name: str, payment: Payment, allocations: Iterable[Allocation] = (), refund_id: UUID | None = None
 ) -> Event:
     data = PaymentEvent(
-        payment_id=payment.id,
-        status=payment.status,
-        currency=payment.currency,
-        amount_minor=payment.amount_minor,
-        allocated_minor=payment.allocated_minor,
-        refunded_minor=payment.refunded_minor,
-        unapplied_minor=payment.unapplied_minor,
+        **payment_result(payment).model_dump(),
         account_id=payment.account_id,
         method=payment.method,
         received_on=payment.received_on,
@@ -100,6 +98,32 @@ def allocate(
     return Allocated(tuple(invoices), tuple(allocations), tuple(events))
 
 
+def needs_new(payment_id: UUID | None) -> Needs:
+    """What has to be absent: a payment and a charge share their ids."""
+    return [(PAYMENT, payment_id), (HOLD, payment_id)] if payment_id else []
+
+
+def for_whom(
+    snapshot: Snapshot, body: RecordPayment | ChargePayment
+) -> tuple[Account, list[tuple[Invoice, int]]] | Rejected:
+    """The account that pays and the invoices it pays, or what stands in the way, amounts apart."""
+    if refusal := duplicates(body.allocations):
+        return refusal
+    account = snapshot.get(Account, body.account_id)
+    if account is None:
+        return rejected(Code.ACCOUNT_NOT_FOUND, account_id=str(body.account_id))
+    if body.payment_id and (snapshot.get(Payment, body.payment_id) or snapshot.get(Hold, body.payment_id)):
+        return rejected(Code.ALREADY_EXISTS, payment_id=str(body.payment_id))
+    if body.party_id and all(party.party_id != body.party_id for party in account.parties):
+        return rejected(Code.PARTY_NOT_FOUND, party_id=body.party_id)
+    parts = invoices_of(snapshot, body.allocations)
+    if isinstance(parts, Rejected):
+        return parts
+    if account.status == "closed":
+        return rejected(Code.ACCOUNT_CLOSED, account_id=str(account.id))
+    return state_refusal(account.id, parts) or (account, parts)
+
+
 # --- record -----------------------------------------------------------------------------------------------------------
 
 
@@ -108,29 +132,19 @@ def needs_record(command: Command[RecordPayment]) -> Needs:
     return [
         (ACCOUNT, body.account_id),
         *((INVOICE, item.invoice_id) for item in body.allocations),
-        *([(PAYMENT, body.payment_id)] if body.payment_id else []),
+        *needs_new(body.payment_id),
         needs_period(command, body.received_on or command.today),
     ]
 
 
 def decide_record(snapshot: Snapshot, command: Command[RecordPayment]) -> Decision:
     body = command.body
-    if refusal := duplicates(body.allocations):
-        return refusal
-    account = snapshot.get(Account, body.account_id)
-    if account is None:
-        return rejected(Code.ACCOUNT_NOT_FOUND, account_id=str(body.account_id))
-    if body.payment_id and snapshot.get(Payment, body.payment_id):
-        return rejected(Code.ALREADY_EXISTS, payment_id=str(body.payment_id))
-    if body.party_id and all(party.party_id != body.party_id for party in account.parties):
-        return rejected(Code.PARTY_NOT_FOUND, party_id=body.party_id)
-    parts = invoices_of(snapshot, body.allocations)
-    if isinstance(parts, Rejected):
-        return parts
+    found = for_whom(snapshot, body)
+    if isinstance(found, Rejected):
+        return found
+    account, parts = found
     received_on = body.received_on or command.today
-    if account.status == "closed":
-        return rejected(Code.ACCOUNT_CLOSED, account_id=str(account.id))
-    if refusal := state_refusal(account.id, parts) or period_refusal(snapshot, command, received_on):
+    if refusal := period_refusal(snapshot, command, received_on):
         return refusal
     if body.amount.currency != account.currency:
         return rejected(Code.CURRENCY_MISMATCH, expected=account.currency, given=body.amount.currency)
@@ -142,7 +156,7 @@ def decide_record(snapshot: Snapshot, command: Command[RecordPayment]) -> Decisi
     allocated = allocate(command, payment, parts, received_on)
     events = (payment_event("payment.recorded", payment, allocated.allocations), *allocated.events)
     writes: tuple[Entity, ...] = (payment, *allocated.invoices, *allocated.allocations)
-    return Accepted(payment_result(payment), events, writes, _receipt(payment, parts))
+    return Accepted(payment_result(payment), events, writes, receipt(payment, parts))
 
 
 def _payment(command: Command[RecordPayment], account: Account, received_on: date, allocated_minor: int) -> Payment:
@@ -164,7 +178,7 @@ def _payment(command: Command[RecordPayment], account: Account, received_on: dat
     )
 
 
-def _receipt(payment: Payment, parts: Sequence[tuple[Invoice, int]]) -> tuple[Posting, ...]:
+def receipt(payment: Payment, parts: Sequence[tuple[Invoice, int]]) -> tuple[Posting, ...]:
     """Money against each receivable, the rest against unapplied credit; a rounding difference against 5900."""
     credits = [(receivable(invoice), amount) for invoice, amount in parts]
     credits.append((unapplied(payment), payment.unapplied_minor))

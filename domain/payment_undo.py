@@ -6,11 +6,14 @@ from uuid import UUID
 from domain.account import account_event
 from domain.chart import METHOD_ACCOUNT, ROUNDING
 from domain.common import needs_period, period_refusal, receivable
-from domain.decision import Accepted, Capability, Command, Decision, Event, LedgerKey, Posting, rejected
+from domain.decision import Accepted, Capability, Command, Decision, Event, JobMessage, LedgerKey, Posting, rejected
 from domain.entities import Account, Allocation, Entity, Invoice, Payment, Refund
+from domain.gateway_entities import GatewayRefund
+from domain.hold import JOB_KIND
 from domain.lookups import (
     ACCOUNT_OF_PAYMENT,
     ALLOCATIONS_OF_PAYMENT,
+    GATEWAY_REFUND,
     INVOICE,
     INVOICES_OF_PAYMENT,
     PAYMENT,
@@ -19,6 +22,7 @@ from domain.lookups import (
 from domain.payment import allocate, money, payment_event, payment_result, unapplied
 from domain.snapshot import Needs, Snapshot
 from schemas.codes import Code
+from schemas.hold import GatewayJob, RefundChanged
 from schemas.payment import RefundPayment, RefundResult, ReversePayment, UnallocatePayment
 
 
@@ -78,23 +82,52 @@ def _is_closed(snapshot: Snapshot, payment: Payment) -> bool:
 # --- refund -----------------------------------------------------------------------------------------------------------
 
 
+def refund_result(payment: Payment, refund: Refund | GatewayRefund) -> RefundResult:
+    status = refund.status if isinstance(refund, GatewayRefund) else "done"
+    return RefundResult(**payment_result(payment).model_dump(), refund_id=refund.id, refund_status=status)
+
+
+def refund_event(name: str, payment: Payment, refund: GatewayRefund) -> Event:
+    data = RefundChanged(
+        refund_id=refund.id,
+        payment_id=payment.id,
+        status=refund.status,
+        currency=payment.currency,
+        amount_minor=refund.amount_minor,
+        decline_code=refund.decline_code,
+    )
+    return Event(name, str(refund.id), data)
+
+
+def refund_message(refund: GatewayRefund) -> JobMessage:
+    job = GatewayJob(payment_id=refund.payment_id, refund_id=refund.id, revision=refund.revision)
+    return JobMessage(JOB_KIND, job)
+
+
+def refund_posting(payment: Payment, refund: Refund) -> Posting:
+    paid_from = LedgerKey(METHOD_ACCOUNT[refund.method], payment.currency)
+    return Posting(
+        unapplied(payment), paid_from, refund.amount_minor, "refund", refund.id, refund.refunded_on, payment.id
+    )
+
+
 def needs_refund(command: Command[RefundPayment]) -> Needs:
     """The payment id is looked up among refunds too: a refund cannot be refunded (DOMAIN rule 7)."""
     body = command.body
     refund_ids = [body.payment_id, *([body.refund_id] if body.refund_id else [])]
     return [
         (PAYMENT, body.payment_id),
-        *((REFUND, refund_id) for refund_id in refund_ids),
+        *((lookup, refund_id) for lookup in (REFUND, GATEWAY_REFUND) for refund_id in refund_ids),
         needs_period(command, body.refunded_on or command.today),
     ]
 
 
 def decide_refund(snapshot: Snapshot, command: Command[RefundPayment]) -> Decision:
     body = command.body
-    if body.refund_id and snapshot.get(Refund, body.refund_id):
+    if body.refund_id and _is_refund(snapshot, body.refund_id):
         return rejected(Code.ALREADY_EXISTS, refund_id=str(body.refund_id))
     payment = snapshot.get(Payment, body.payment_id)
-    if payment is None and snapshot.get(Refund, body.payment_id):
+    if payment is None and _is_refund(snapshot, body.payment_id):
         return rejected(Code.REFUND_NOT_REFUNDABLE, refund_id=str(body.payment_id))
     if payment is None:
         return rejected(Code.PAYMENT_NOT_FOUND, payment_id=str(body.payment_id))
@@ -114,12 +147,34 @@ def decide_refund(snapshot: Snapshot, command: Command[RefundPayment]) -> Decisi
         reason=body.reason,
         recorded_at=command.recorded_at,
     )
+    if refund.method == "gateway":
+        return _requested(command, payment, refund)
     after = payment._replace(refunded_minor=payment.refunded_minor + refund.amount_minor)
-    paid_from = LedgerKey(METHOD_ACCOUNT[refund.method], payment.currency)
-    posting = Posting(unapplied(payment), paid_from, refund.amount_minor, "refund", refund.id, refunded_on, payment.id)
-    result = RefundResult(**payment_result(after).model_dump(), refund_id=refund.id)
     event = payment_event("payment.refunded", after, refund_id=refund.id)
-    return Accepted(result, (event,), (after, refund), (posting,))
+    return Accepted(refund_result(after, refund), (event,), (after, refund), (refund_posting(after, refund),))
+
+
+def _is_refund(snapshot: Snapshot, refund_id: UUID) -> bool:
+    return bool(snapshot.get(Refund, refund_id) or snapshot.get(GatewayRefund, refund_id))
+
+
+def _requested(command: Command[RefundPayment], payment: Payment, refund: Refund) -> Accepted:
+    """Reserves the credit; the refund is posted when the gateway has made it (domain/gateway_facts.py)."""
+    pending = GatewayRefund(
+        id=refund.id,
+        payment_id=payment.id,
+        status="pending",
+        revision=1,
+        amount_minor=refund.amount_minor,
+        reason=refund.reason,
+        reference=None,
+        decline_code=None,
+        recorded_at=command.recorded_at,
+        changed_at=command.recorded_at,
+    )
+    after = payment._replace(refunding_minor=payment.refunding_minor + refund.amount_minor)
+    event = refund_event("payment.refund_requested", after, pending)
+    return Accepted(refund_result(after, pending), (event,), (after, pending), jobs=(refund_message(pending),))
 
 
 # --- reverse ----------------------------------------------------------------------------------------------------------
@@ -143,7 +198,7 @@ def decide_reverse(snapshot: Snapshot, command: Command[ReversePayment]) -> Deci
         return rejected(Code.PAYMENT_NOT_FOUND, payment_id=str(body.payment_id))
     if payment.status == "reversed":
         return rejected(Code.PAYMENT_REVERSED, payment_id=str(payment.id))
-    if payment.refunded_minor:
+    if payment.given_back_minor or payment.refunding_minor:
         return rejected(Code.PAYMENT_REFUNDED, payment_id=str(payment.id))
     effective_on = body.effective_on or command.today
     if refusal := period_refusal(snapshot, command, effective_on):

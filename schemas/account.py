@@ -104,7 +104,7 @@ class AccountBalance(WireModel):
     receivable_minor: int
     unapplied_credit_minor: int
     uninvoiced_minor: int
-    held_minor: int = 0
+    held_minor: int
     parties: tuple[PartyBalance, ...]
 
 

@@ -6,10 +6,10 @@ and a payout.
 """
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, model_validator
 
 from schemas.allocation import AllocationItem, Allocations
 from schemas.base import (
@@ -63,7 +63,7 @@ HoldFault = Literal[
 DisputeStage = Literal["opened", "won", "lost"]
 RefundStatus = Literal["done", "pending", "unknown", "failed"]
 CircuitState = Literal["open", "closed"]
-SettledState = GatewayState | Literal["unknown", "absent"]
+SettledState = Literal[GatewayState, "unknown", "absent"]
 
 # --- commands ---------------------------------------------------------------------------------------------------------
 
@@ -131,6 +131,13 @@ class SettlePayment(CommandBody):
     decline_code: DeclineCode | None = None
     refusal: DeclineCode | None = None
 
+    @model_validator(mode="after")
+    def _money_has_a_currency(self) -> Self:
+        amount = {"authorised": self.authorised_minor, "captured": self.captured_minor, "refunded": self.captured_minor}
+        if self.state in amount and not (self.currency and amount[self.state]):
+            raise ValueError("authorised, captured and refunded need their amount and its currency")
+        return self
+
 
 class SettleRefund(CommandBody):
     """Internal: what became of a refund at the gateway, in the words of `SettlePayment`. `refunded`: it was made."""
@@ -164,6 +171,12 @@ class ReportCircuit(CommandBody):
     adapter: GatewayAdapter
     state: CircuitState
     open_until: AwareDatetime | None = None
+
+    @model_validator(mode="after")
+    def _open_ends(self) -> Self:
+        if (self.state == "open") != (self.open_until is not None):
+            raise ValueError("open_until goes with state open")
+        return self
 
 
 # --- results and events -----------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from schemas.base import (
 from schemas.hold import HoldItem, HoldStatus, RefundStatus
 
 ReceivedMethod = Literal["cash", "bank", "mobile_money", "cheque", "insurer_remittance"]
-PaymentMethod = ReceivedMethod | Literal["gateway"]  # through a gateway: charged, never recorded by hand
+PaymentMethod = Literal[ReceivedMethod, "gateway"]  # through a gateway: charged, never recorded by hand
 PaymentStatus = Literal["recorded", "reversed"]
 MAX_CASH_ROUNDING_MINOR = 100  # one major unit: more than the smallest coin of any two-decimal currency
 

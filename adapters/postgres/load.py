@@ -18,6 +18,7 @@ from adapters.postgres.codecs import MAPPINGS, Column, TableMapping, decoder
 from adapters.postgres.database import SAME_TENANT, WrongTenant
 from adapters.postgres.dsn import Connection
 from domain.entities import Entity
+from domain.gateway_entities import LIVE
 from domain.lookups import Lookup
 from domain.snapshot import Snapshot
 
@@ -37,6 +38,10 @@ JOINS: dict[str, Join] = {
     "account of charge": Join("charge", "id", "account_id", "id"),
     "account of invoice": Join("invoice", "id", "account_id", "id"),
     "account of payment": Join("payment", "id", "account_id", "id"),
+    "account of hold": Join("hold", "id", "account_id", "id"),
+    "invoices of hold": Join("hold_allocation", "payment_id", "invoice_id", "id"),
+    "payment of refund": Join("gateway_refund", "id", "payment_id", "id"),
+    "hold of refund": Join("gateway_refund", "id", "payment_id", "id"),
     "invoices of payment": Join("allocation", "payment_id", "invoice_id", "id"),
     "payments of invoice": Join("allocation", "invoice_id", "payment_id", "id"),
     "period of invoice": Join("invoice", "id", "period", "period"),
@@ -49,6 +54,7 @@ CONDITIONS: dict[str, str] = {
     "drafts of period": " AND t.number IS NULL AND t.status = 'draft'",
     "drafts of account": " AND t.number IS NULL AND t.status = 'draft'",
     "open charges of account": " AND t.status = 'open'",
+    "live holds of account": f" AND t.status IN ({', '.join(sorted(map(repr, LIVE)))})",
     "series of invoice": " AND t.series = 'INV'",
 }
 

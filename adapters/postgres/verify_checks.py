@@ -85,7 +85,7 @@ _LEDGER = (
             GROUP BY account_id, currency),
         documents AS (
             SELECT account_id, currency,
-                   sum(amount_minor + cash_rounding_minor - allocated_minor - refunded_minor) AS minor
+                   sum(amount_minor + cash_rounding_minor - allocated_minor - refunded_minor - charged_back_minor) AS minor
             FROM payment WHERE tenant_id = :tenant AND status <> 'reversed'
             GROUP BY account_id, currency)
         SELECT concat_ws('/', account_id, currency) AS subject,
@@ -131,6 +131,38 @@ _DOCUMENTS = (
         stated AS (SELECT id, refunded_minor AS minor FROM payment WHERE tenant_id = :tenant)
         SELECT id AS subject, format('off by %s', coalesce(stated.minor, 0) - coalesce(made.minor, 0)) AS found
         FROM stated FULL JOIN made USING (id) WHERE coalesce(stated.minor, 0) <> coalesce(made.minor, 0)
+        """,
+    ),
+    Check(
+        "gateway_payments",
+        "a captured hold has its payment, of what was captured, and a payment through a gateway its hold",
+        """
+        WITH held AS (SELECT id, status, currency, captured_minor FROM hold WHERE tenant_id = :tenant),
+        paid AS (SELECT id, currency, amount_minor FROM payment WHERE tenant_id = :tenant AND method = 'gateway')
+        SELECT id AS subject,
+               format('hold %s, %s, %s', coalesce(held.status, 'absent'),
+                      CASE WHEN paid.currency IS NULL THEN 'no payment' ELSE 'a payment' END,
+                      CASE WHEN amount_minor = captured_minor THEN 'equal' ELSE 'not equal' END) AS found
+        FROM held FULL JOIN paid USING (id)
+        WHERE (CASE WHEN held.status = 'captured' THEN paid.amount_minor = captured_minor AND paid.currency = held.currency
+                    WHEN held.status = 'mismatch' THEN paid.currency IS NULL OR paid.currency = held.currency
+                    ELSE paid.currency IS NULL AND held.status IS NOT NULL END) IS NOT TRUE
+        """,
+    ),
+    Check(
+        "gateway_refunds",
+        "what is reserved for refunds = refunds under way at the gateway; one that was made is in the books",
+        """
+        WITH asked AS (
+            SELECT payment_id AS id, sum(amount_minor) AS minor FROM gateway_refund
+            WHERE tenant_id = :tenant AND status IN ('pending', 'unknown') GROUP BY payment_id),
+        stated AS (SELECT id, refunding_minor AS minor FROM payment WHERE tenant_id = :tenant)
+        SELECT id AS subject, format('off by %s', coalesce(stated.minor, 0) - coalesce(asked.minor, 0)) AS found
+        FROM stated FULL JOIN asked USING (id) WHERE coalesce(stated.minor, 0) <> coalesce(asked.minor, 0)
+        UNION ALL
+        SELECT g.id, 'done, not in the books'
+        FROM gateway_refund g LEFT JOIN refund r ON r.tenant_id = g.tenant_id AND r.id = g.id
+        WHERE g.tenant_id = :tenant AND g.status = 'done' AND r.amount_minor IS DISTINCT FROM g.amount_minor
         """,
     ),
     Check(

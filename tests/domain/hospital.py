@@ -66,6 +66,31 @@ def pay(world: World, account_id: UUID, amount: int, *allocated: tuple[UUID, int
     return UUID(world.do("payment.record", body)["payment_id"])
 
 
+def charge_card(world: World, account_id: UUID, amount: int, *allocated: tuple[UUID, int], **more: Any) -> UUID:
+    body = {
+        "account_id": account_id,
+        "amount": money(amount, world.one(Account, account_id).currency),
+        "source": "tok_visa",
+        "allocations": allocations(*allocated),
+        **more,
+    }
+    return UUID(world.do("payment.charge", body)["payment_id"])
+
+
+def settle(world: World, payment_id: UUID, state: str, amount: int = 0, **more: Any) -> dict[str, Any]:
+    """What the gateway has: `amount` is what it holds or captured."""
+    taken = {"authorised": "authorised_minor", "captured": "captured_minor", "refunded": "captured_minor"}
+    said: dict[str, Any] = {"currency": "AED", taken[state]: amount} if state in taken else {}
+    return world.do("payment.settle", {"payment_id": payment_id, "state": state, **said, **more})
+
+
+def through_gateway(world: World, account_id: UUID, amount: int, *allocated: tuple[UUID, int]) -> UUID:
+    """A captured payment."""
+    payment_id = charge_card(world, account_id, amount, *allocated, capture="automatic")
+    settle(world, payment_id, "captured", amount)
+    return payment_id
+
+
 def allocations(*parts: tuple[UUID, int]) -> list[dict[str, Any]]:
     return [{"invoice_id": invoice_id, "amount_minor": amount} for invoice_id, amount in parts]
 

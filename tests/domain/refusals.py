@@ -1,6 +1,7 @@
 """The conformance table: every (command, code) the domain can give, with a body that gives it and the details it carries."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from schemas.base import MAX_AMOUNT_MINOR
@@ -14,13 +15,16 @@ Body = Callable[[Scene], dict[str, Any]]
 
 class Row(NamedTuple):
     """`body` is laid over the smallest valid body of the command. `details` are the keys of the refusal's details.
-    `in_october` sends the command in the month that is closed."""
+    `in_october` sends the command in the month that is closed, `in_2025` when the months ahead are closed too. `gateway` changes
+    the tenant's gateway profile; None: it has none."""
 
     command: str
     code: Code
     body: Body
     details: str = ""
     in_october: bool = False
+    in_2025: bool = False
+    gateway: Mapping[str, Any] | None = MappingProxyType({})
 
 
 def _amount_of(scene: Scene, **more: Any) -> dict[str, Any]:
@@ -42,6 +46,7 @@ ACCOUNTS = [
     Row("account.close", Code.ACCOUNT_NOT_FOUND, lambda s: {}, "account_id"),
     Row("account.close", Code.ACCOUNT_CLOSED, lambda s: {"account_id": s.closed}, "account_id"),
     Row("account.close", Code.ACCOUNT_HAS_OPEN_CHARGES, lambda s: {"account_id": s.other}, "account_id"),
+    Row("account.close", Code.ACCOUNT_HAS_HOLDS, lambda s: {"account_id": s.holding}, "account_id"),
     Row("account.close", Code.ACCOUNT_HAS_BALANCE, lambda s: {"account_id": s.owing}, "account_id"),
 ]
 
@@ -284,6 +289,83 @@ UNDOING = [
     Row("payment.reverse", Code.PERIOD_CLOSED, lambda s: {"payment_id": s.credit}, "period", in_october=True),
 ]
 
+
+def _charge(scene: Scene, *parts: tuple[Any, int], **more: Any) -> dict[str, Any]:
+    return {"account_id": scene.busy, "allocations": allocations(*parts), **more}
+
+
+GATEWAY = [
+    Row("payment.charge", Code.DUPLICATE_REFERENCE, lambda s: _charge(s, (s.issued, 1), (s.issued, 2)), "field"),
+    Row("payment.charge", Code.ACCOUNT_NOT_FOUND, lambda s: {}, "account_id"),
+    Row("payment.charge", Code.ALREADY_EXISTS, lambda s: _charge(s, payment_id=s.credit), "payment_id"),
+    Row("payment.charge", Code.ALREADY_EXISTS, lambda s: _charge(s, payment_id=s.pending), "payment_id"),
+    Row("payment.record", Code.ALREADY_EXISTS, lambda s: _charge(s, payment_id=s.pending), "payment_id"),
+    Row("payment.charge", Code.PARTY_NOT_FOUND, lambda s: _charge(s, party_id="stranger"), "party_id"),
+    Row("payment.charge", Code.INVOICE_NOT_FOUND, lambda s: _charge(s, (NOBODY, 1)), "invoice_id"),
+    Row("payment.charge", Code.ACCOUNT_CLOSED, lambda s: {"account_id": s.closed}, "account_id"),
+    Row("payment.charge", Code.INVOICE_OF_OTHER_ACCOUNT, lambda s: _charge(s, (s.issued_of_other, 1)), "invoice_id"),
+    Row("payment.charge", Code.INVOICE_NOT_OPEN, lambda s: _charge(s, (s.settled, 1)), "invoice_id status"),
+    Row("payment.charge", Code.GATEWAY_NOT_CONFIGURED, _charge, gateway=None),
+    Row("payment.charge", Code.CIRCUIT_OPEN, _charge, "adapter open_until", gateway={"adapter": "stripe"}),
+    Row("payment.charge", Code.CURRENCY_MISMATCH, lambda s: {"account_id": s.in_afn}, "expected given"),
+    Row(
+        "payment.charge",
+        Code.GATEWAY_CURRENCY_UNSUPPORTED,
+        _charge,
+        "currency",
+        gateway={"currencies": ("USD",)},
+    ),
+    Row(
+        "payment.charge",
+        Code.ALLOCATION_EXCEEDS_OPEN_AMOUNT,
+        lambda s: _charge(s, (s.issued, 61)),
+        "invoice_id open_minor",
+    ),
+    Row(
+        "payment.charge",
+        Code.ALLOCATION_EXCEEDS_PAYMENT,
+        lambda s: _charge(s, (s.issued, 60), amount=money(59)),
+        "available_minor",
+    ),
+    Row("payment.capture", Code.PAYMENT_NOT_FOUND, lambda s: {}, "payment_id"),
+    Row("payment.capture", Code.HOLD_ENDED, lambda s: {"payment_id": s.captured}, "payment_id status"),
+    Row("payment.capture", Code.HOLD_NOT_AUTHORISED, lambda s: {"payment_id": s.pending}, "payment_id status"),
+    Row(
+        "payment.capture",
+        Code.CAPTURE_EXCEEDS_HOLD,
+        lambda s: {"payment_id": s.held, "amount_minor": 101},
+        "held_minor",
+    ),
+    Row("payment.cancel", Code.PAYMENT_NOT_FOUND, lambda s: {}, "payment_id"),
+    Row("payment.cancel", Code.HOLD_ENDED, lambda s: {"payment_id": s.captured}, "payment_id status"),
+    Row("payment.cancel", Code.HOLD_NOT_AUTHORISED, lambda s: {"payment_id": s.capturing}, "payment_id status"),
+    Row("payment.expire", Code.PAYMENT_NOT_FOUND, lambda s: {}, "payment_id"),
+    Row("payment.settle", Code.PAYMENT_NOT_FOUND, lambda s: {}, "payment_id"),
+    Row("payment.settle", Code.PERIOD_CLOSED, lambda s: {"payment_id": s.held}, "period", in_2025=True),
+    Row("payment.settle_refund", Code.REFUND_NOT_FOUND, lambda s: {}, "refund_id"),
+    Row("payment.settle_refund", Code.NOT_A_GATEWAY_PAYMENT, lambda s: {"refund_id": s.refund}, "refund_id"),
+    Row(
+        "payment.settle_refund",
+        Code.PERIOD_CLOSED,
+        lambda s: {"refund_id": s.refund_at_gateway},
+        "period",
+        in_2025=True,
+    ),
+    Row("payment.dispute", Code.PAYMENT_NOT_FOUND, lambda s: {}, "payment_id"),
+    Row("payment.dispute", Code.NOT_A_GATEWAY_PAYMENT, lambda s: {"payment_id": s.credit}, "payment_id"),
+    Row("payment.dispute", Code.PAYMENT_REVERSED, lambda s: {"payment_id": s.undone}, "payment_id"),
+    Row("payment.dispute", Code.REFUND_PENDING, lambda s: {"payment_id": s.refunding}, "payment_id"),
+    Row("payment.dispute", Code.PERIOD_CLOSED, lambda s: {"payment_id": s.captured}, "period", in_2025=True),
+    Row(
+        "payment.dispute",
+        Code.DISPUTE_EXCEEDS_PAYMENT,
+        lambda s: {"payment_id": s.captured, "amount_minor": 101},
+        "left_minor",
+    ),
+    Row("payment.settle_payout", Code.ALREADY_EXISTS, lambda s: {"payout_id": "po_0", "fee_minor": 1}, "payout_id"),
+    Row("payment.settle_payout", Code.PERIOD_CLOSED, lambda s: {}, "period", in_2025=True),
+]
+
 BOOKS = [
     Row("period.open", Code.PERIOD_NOT_FOUND, lambda s: {"period": "0000-01"}, "period"),
     Row("period.open", Code.PERIOD_CLOSED, lambda s: {"period": "2026-10"}, "period"),
@@ -354,7 +436,7 @@ JOBS = [
     Row("job.report", Code.AMOUNT_OUT_OF_RANGE, lambda s: {"job_id": s.run, "total": 0}, "total recorded"),
 ]
 
-TABLE: list[Row] = [*ACCOUNTS, *CHARGES, *INVOICES, *CREDIT_NOTES, *PAYMENTS, *UNDOING, *BOOKS, *JOBS]
+TABLE: list[Row] = [*ACCOUNTS, *CHARGES, *INVOICES, *CREDIT_NOTES, *PAYMENTS, *UNDOING, *GATEWAY, *BOOKS, *JOBS]
 
 
 def body_of(row: Row, scene: Scene) -> dict[str, Any]:

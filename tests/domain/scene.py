@@ -5,7 +5,18 @@ from uuid import UUID
 
 from domain.entities import Invoice
 from tests.domain.bodies import BODIES
-from tests.domain.hospital import capture, draft, invoiced, line, open_account, party, pay
+from tests.domain.hospital import (
+    capture,
+    charge_card,
+    draft,
+    invoiced,
+    line,
+    open_account,
+    party,
+    pay,
+    settle,
+    through_gateway,
+)
 from tests.domain.world import World, uid
 
 STATEMENT = uid(0x57)
@@ -45,6 +56,14 @@ class Scene(NamedTuple):
     cancelled: UUID
     statement: UUID
     exported: UUID
+    holding: UUID
+    pending: UUID
+    held: UUID
+    capturing: UUID
+    refund_at_gateway: UUID
+    captured: UUID
+    refunding: UUID
+    undone: UUID
 
 
 def build_scene() -> Scene:
@@ -91,6 +110,19 @@ def build_scene() -> Scene:
     statement = world.do(
         "statement.record", BODIES["statement.record"] | {"job_id": run, "statement_id": STATEMENT, "account_id": busy}
     )["statement_id"]
+    holding = open_account(world)
+    pending, held = charge_card(world, holding, 100), charge_card(world, busy, 100)
+    capturing = charge_card(world, busy, 100)
+    for one in (held, capturing):
+        settle(world, one, "authorised", 100)
+    world.do("payment.capture", {"payment_id": capturing})
+    captured, refunding, undone = (through_gateway(world, other, 100) for _ in range(3))
+    asked = world.do("payment.refund", {"payment_id": refunding, "amount_minor": 10, "reason": "asked"})
+    world.do("payment.reverse", {"payment_id": undone, "reason": "wrong card"})
+    world.do("payment.settle_payout", BODIES["payment.settle_payout"] | {"payout_id": "po_0"})
+    world.do("payment.report_circuit", {"adapter": "stripe", "state": "open", "open_until": "2030-01-01T00:00:00Z"})
+    for month in ("2025-01", "2025-02", "2025-03", "2025-04"):
+        world.do("period.close", {"period": month})
     world.do("gl.map", BODIES["gl.map"])
     world.do("gl.export", {"first_sequence": 1, "last_sequence": 2})
     exported = world.do("gl.export", {"period": "2026-10"})["job_id"]
@@ -127,6 +159,14 @@ def build_scene() -> Scene:
         cancelled=cancelled,
         statement=UUID(statement),
         exported=UUID(exported),
+        holding=holding,
+        pending=pending,
+        held=held,
+        capturing=capturing,
+        refund_at_gateway=UUID(asked["refund_id"]),
+        captured=captured,
+        refunding=refunding,
+        undone=undone,
     )
 
 

@@ -36,16 +36,24 @@ from domain.entities import (
     Refund,
     Transfer,
 )
+from domain.gateway_entities import LIVE, GatewayRefund, Hold, HoldAllocation, Payout
 from domain.job_entities import Statement
 from domain.lookups import Lookup
 from domain.snapshot import Changes, Snapshot
+from schemas.gateway import GatewayProfile
 from schemas.outcome import Problem
 from schemas.registry import COMMANDS
 from schemas.tenant import TenantProfile
 
 E = TypeVar("E")
 
-DUBAI = TenantProfile(tenant_id="dubai", name="Dubai clinic", region="me-central-1", country_profile="ARE")
+DUBAI = TenantProfile(
+    tenant_id="dubai",
+    name="Dubai clinic",
+    region="me-central-1",
+    country_profile="ARE",
+    gateway=GatewayProfile(adapter="generic", url="https://gateway.example", capture="manual"),
+)
 KABUL = TenantProfile(
     tenant_id="kabul",
     name="Kabul hospital",
@@ -70,6 +78,8 @@ IMMUTABLE: frozenset[type[Any]] = frozenset(
         CreditNote,
         CreditNoteLine,
         Statement,
+        HoldAllocation,
+        Payout,
     }
 )
 
@@ -274,6 +284,16 @@ def _invoices_of_payment(world: World, payment_id: UUID) -> list[Invoice]:
     return [row for row in world.all(Invoice) if row.id in ids]
 
 
+def _invoices_of_hold(world: World, payment_id: UUID) -> list[Invoice]:
+    ids = {row.invoice_id for row in world.all(HoldAllocation) if row.payment_id == payment_id}
+    return [row for row in world.all(Invoice) if row.id in ids]
+
+
+def _payments_of_refund(world: World, entity: type[Any], refund_id: UUID) -> list[Any]:
+    ids = {row.payment_id for row in world.all(GatewayRefund) if row.id == refund_id}
+    return [row for row in world.all(entity) if row.id in ids]
+
+
 def _payments_of_invoice(world: World, invoice_id: UUID) -> list[Payment]:
     ids = {row.payment_id for row in world.all(Allocation) if row.invoice_id == invoice_id}
     return [row for row in world.all(Payment) if row.id in ids]
@@ -306,6 +326,13 @@ JOINS: dict[str, Callable[[World, Any], list[Any]]] = {
     ],
     "account of charge": lambda world, key: _accounts(world, [row for row in world.all(Charge) if row.id == key]),
     "account of invoice": lambda world, key: _accounts(world, _invoice(world, key)),
+    "account of hold": lambda world, key: _accounts(world, [row for row in world.all(Hold) if row.id == key]),
+    "invoices of hold": _invoices_of_hold,
+    "payment of refund": lambda world, key: _payments_of_refund(world, Payment, key),
+    "hold of refund": lambda world, key: _payments_of_refund(world, Hold, key),
+    "live holds of account": lambda world, key: [
+        row for row in world.all(Hold) if row.account_id == key and row.status in LIVE
+    ],
     "account of payment": lambda world, key: _accounts(world, _payment(world, key)),
     "invoices of payment": _invoices_of_payment,
     "payments of invoice": _payments_of_invoice,

@@ -5,7 +5,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
-from domain import entities, job_entities
+from domain import entities, gateway_entities, job_entities
 from domain.snapshot import Changes
 from schemas.account import Party
 from schemas.gl import ControlTotal, GlFile
@@ -144,6 +144,43 @@ def one_of_each() -> list[Any]:
         inbox_entry(),
         outbox_row(),
         *_job_and_what_it_made(opened.id),
+        *_through_a_gateway(opened.id, bill.id, paid.id),
+    ]
+
+
+def _through_a_gateway(account_id: UUID, invoice_id: UUID, payment_id: UUID) -> list[Any]:
+    held = gateway_entities.Hold(
+        id=payment_id,
+        account_id=account_id,
+        party_id="patient",
+        adapter="generic",
+        status="pending",
+        intent="charge",
+        revision=1,
+        currency="AED",
+        amount_minor=LARGEST,
+        capture="manual",
+        source="tok_1",
+        requested_minor=None,
+        authorised_minor=LARGEST,
+        captured_minor=LARGEST,
+        refunded_minor=LARGEST,
+        fee_minor=0,
+        gateway_currency=None,
+        reference="pi_1",
+        decline_code=None,
+        fault=None,
+        dispute="opened",
+        expires_at=MOMENT,
+        recorded_at=MOMENT,
+        changed_at=MOMENT,
+    )
+    return [
+        held,
+        gateway_entities.HoldAllocation(held.id, invoice_id, 0, LARGEST),
+        gateway_entities.GatewayRefund(uuid4(), payment_id, "pending", 1, LARGEST, TEXT, None, "no", MOMENT, MOMENT),
+        gateway_entities.Payout("stripe", "po_1", "AED", LARGEST, 0, DAY, MOMENT),
+        gateway_entities.Circuit("stripe", "open", MOMENT, MOMENT),
     ]
 
 
@@ -201,6 +238,8 @@ OTHER_NAMES: dict[type[Any], dict[str, Any]] = {
     entities.DocumentSeries: {"series": "CN"},
     entities.ChartEntry: {"code": "4002"},
     job_entities.GlAccount: {"ledger_code": "1010"},
+    gateway_entities.Payout: {"id": "po_2"},
+    gateway_entities.Circuit: {"adapter": "generic"},
     job_entities.GlExport: {"scope": "summary:1404-01"},
 }
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -13,7 +14,7 @@ from adapters.postgres.database import Database
 from adapters.postgres.load import load
 from adapters.postgres.save import UpdateLost, save
 from adapters.postgres.tables import TABLES, mutable_columns
-from domain import entities, job_entities, lookups
+from domain import entities, gateway_entities, job_entities, lookups
 from domain.snapshot import Changes, NotLoaded
 from tests.fixtures.servers import Database as ModuleDatabase
 from tests.integration.postgres_samples import (
@@ -94,7 +95,30 @@ async def test_an_update_writes_every_column_that_may_change_and_no_other_row(ap
             overdue_on=MOMENT.date(),
         ),
         by_type[entities.InvoiceLine]._replace(credited_net_minor=1000, credited_tax_minor=50),
-        by_type[entities.Payment]._replace(status="reversed", allocated_minor=1, refunded_minor=2),
+        by_type[entities.Payment]._replace(
+            status="reversed", allocated_minor=1, refunded_minor=2, refunding_minor=3, charged_back_minor=4
+        ),
+        by_type[gateway_entities.Hold]._replace(
+            status="mismatch",
+            intent="expire",
+            revision=2,
+            requested_minor=1,
+            authorised_minor=2,
+            captured_minor=3,
+            refunded_minor=4,
+            fee_minor=5,
+            gateway_currency="USD",
+            reference="pi_2",
+            decline_code="no",
+            fault="absent",
+            dispute="lost",
+            expires_at=MOMENT + timedelta(1),
+            changed_at=MOMENT + timedelta(2),
+        ),
+        by_type[gateway_entities.GatewayRefund]._replace(
+            status="done", revision=2, reference="re_1", decline_code=None, changed_at=MOMENT + timedelta(2)
+        ),
+        by_type[gateway_entities.Circuit]._replace(state="closed", open_until=None),
         by_type[entities.Period]._replace(status="closed"),
         by_type[entities.DocumentSeries]._replace(last_number=LARGEST),
         by_type[entities.Book]._replace(

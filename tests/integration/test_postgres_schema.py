@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from adapters.postgres import migrate
 from adapters.postgres.dsn import sqlalchemy_url
 from adapters.postgres.tables import TABLES, metadata, mutable_columns
-from domain import entities, job_entities
+from domain import entities, gateway_entities, job_entities
 from tests.fixtures.servers import Database
 
 NOT_OF_A_TENANT = {"alembic_version"}
@@ -103,7 +103,7 @@ def test_alembic_finds_nothing_to_generate(database: Database) -> None:
 def test_every_entity_has_a_table_with_its_fields_in_order() -> None:
     declared_entities = {
         value
-        for module in (entities, job_entities)
+        for module in (entities, gateway_entities, job_entities)
         for value in vars(module).values()
         if isinstance(value, type) and hasattr(value, "_fields")
     }
@@ -207,6 +207,7 @@ def test_the_app_may_update_the_mutable_columns_only(database: Database) -> None
     expected = {(table.name, column) for table in TABLES.values() for column in mutable_columns(table)}
     assert {(row["table"], row["column"]) for row in rows} == expected
     immutable = {"ledger_transfer", "allocation", "credit_note", "credit_note_line", "refund", "inbox", "outbox"}
+    immutable |= {"hold_allocation", "gateway_payout"}
     assert not immutable & {table for table, _ in expected}
 
 

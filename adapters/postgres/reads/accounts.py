@@ -5,6 +5,7 @@ from typing import Any
 from sqlalchemy import Row, bindparam, func, select
 
 from adapters.postgres.reads.asking import Asking, owned
+from adapters.postgres.reads.holds import held_minor
 from adapters.postgres.reads.ledger import account_transfers
 from adapters.postgres.reads.paging import Keyset, page
 from adapters.postgres.tables import account, charge, ledger_account
@@ -75,6 +76,7 @@ async def balance(asking: Asking, query: GetAccount) -> AccountBalance | Problem
         receivable_minor=sum(parties.values()),
         unapplied_credit_minor=unapplied,
         uninvoiced_minor=int((await asking.connection.execute(_UNINVOICED, parameters)).scalar_one()),
+        held_minor=await held_minor(asking, query.account_id),
         parties=tuple(
             PartyBalance(party_id=party_id, receivable_minor=owed) for party_id, owed in sorted(parties.items())
         ),

@@ -4,12 +4,14 @@ from typing import Any
 
 from sqlalchemy import Row, bindparam, func, select
 
+from adapters.postgres.reads import holds
 from adapters.postgres.reads.asking import Asking, owned
 from adapters.postgres.reads.paging import Keyset, page
 from adapters.postgres.tables import allocation, payment
 from domain.entities import Payment
 from schemas.allocation import AllocationChange
 from schemas.codes import Code
+from schemas.hold import HoldItem
 from schemas.outcome import Problem, problem
 from schemas.payment import GetPayment, ListPayments, PaymentPage, PaymentSummary, PaymentView
 
@@ -30,13 +32,36 @@ _NEWEST_FIRST = Keyset.by_time(payment.c.recorded_at, payment.c.id)
 async def get(asking: Asking, query: GetPayment) -> PaymentView | Problem:
     parameters = {**asking.parameters, "payment_id": query.payment_id}
     row = (await asking.connection.execute(_PAYMENT, parameters)).one_or_none()
+    hold = await holds.item(asking, query.payment_id) if row is None or row.method == "gateway" else None
     if row is None:
-        return problem(Code.PAYMENT_NOT_FOUND)
+        return _uncaptured(hold) if hold else problem(Code.PAYMENT_NOT_FOUND)
     allocations = (await asking.connection.execute(_ALLOCATIONS, parameters)).all()
     changes = tuple(
         AllocationChange(invoice_id=made.invoice_id, amount_minor=int(made.amount_minor)) for made in allocations
     )
-    return PaymentView(**_summary(row), allocations=changes)
+    return PaymentView(**_summary(row), allocations=changes, hold=hold)
+
+
+def _uncaptured(hold: HoldItem) -> PaymentView:
+    """A charge whose money is not in the books: nothing of it is allocated, refunded or credit."""
+    return PaymentView(
+        payment_id=hold.payment_id,
+        status=hold.status,
+        currency=hold.currency,
+        amount_minor=hold.amount_minor,
+        allocated_minor=0,
+        refunded_minor=0,
+        unapplied_minor=0,
+        account_id=hold.account_id,
+        method="gateway",
+        received_on=None,
+        reference=None,
+        party_id=hold.party_id,
+        cash_rounding_minor=0,
+        recorded_at=hold.recorded_at,
+        allocations=(),
+        hold=hold,
+    )
 
 
 async def listed(asking: Asking, query: ListPayments) -> PaymentPage | Problem:
@@ -61,6 +86,8 @@ def _summary(row: Row[Any]) -> dict[str, Any]:
         "amount_minor": found.amount_minor,
         "allocated_minor": found.allocated_minor,
         "refunded_minor": found.refunded_minor,
+        "refunding_minor": found.refunding_minor,
+        "charged_back_minor": found.charged_back_minor,
         "unapplied_minor": found.unapplied_minor,
         "account_id": found.account_id,
         "method": found.method,
