@@ -15,8 +15,19 @@ def admission(profile: TenantProfile | Problem, region: str, country_profile: st
         return profile
     if not profile.entitled:
         return problem(Code.TENANT_NOT_ENTITLED)
-    if profile.cross_region_opt_in:
-        return None
+    return None if profile.cross_region_opt_in else _border(profile, region, country_profile)
+
+
+def opted_in(profile: TenantProfile | Problem, region: str, country_profile: str | None = None) -> bool:
+    """Whether a tenant that is admitted would not be without its opt-in: every use of that is audited."""
+    return (
+        isinstance(profile, TenantProfile)
+        and profile.cross_region_opt_in
+        and _border(profile, region, country_profile) is not None
+    )
+
+
+def _border(profile: TenantProfile, region: str, country_profile: str | None) -> Problem | None:
     if profile.region != region:
         return problem(Code.RESIDENCY_VIOLATION, None, tenant_region=profile.region, region=region)
     if country_profile is not None and profile.country_profile != country_profile:

@@ -33,7 +33,8 @@ class Command(NamedTuple, Generic[P]):
     """A decoded command with everything that was looked up for it before the transaction.
 
     `refusal` is a refusal already known (entitlement, residency, a neighbour that is away); `tenant` is then not to be relied on.
-    `recorded_at` is the message's JetStream timestamp and the only clock there is. `may_wait`: see AWAITABLE.
+    `recorded_at` is the message's JetStream timestamp and the only clock there is. `may_wait`: see AWAITABLE. `opted_in`: its
+    tenant is of another region or country, and admitted because it opted in.
     """
 
     tenant: TenantProfile
@@ -48,6 +49,7 @@ class Command(NamedTuple, Generic[P]):
     traceparent: str | None = None
     may_wait: bool = False
     refusal: Problem | None = None
+    opted_in: bool = False
 
     @property
     def today(self) -> date:

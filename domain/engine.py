@@ -12,6 +12,7 @@ import orjson
 from domain import (
     account,
     adjustment,
+    audit,
     charge,
     credit_note,
     gateway_facts,
@@ -89,7 +90,7 @@ def execute(snapshot: Snapshot, commands: Sequence[Command[Any]]) -> list[Verdic
 
 def _execute_one(snapshot: Snapshot, command: Command[Any]) -> Verdict:
     if stored := snapshot.get(InboxEntry, command.command_id):
-        return _replayed(stored, command)
+        return _replayed(snapshot, stored, command)
     try:
         decision = _decide(snapshot, command)
         if isinstance(decision, Accepted):
@@ -100,9 +101,13 @@ def _execute_one(snapshot: Snapshot, command: Command[Any]) -> Verdict:
     return _refuse(snapshot, command, decision)
 
 
-def _replayed(stored: InboxEntry, command: Command[Any]) -> Verdict:
+def _replayed(snapshot: Snapshot, stored: InboxEntry, command: Command[Any]) -> Verdict:
+    """A delivery that comes again, or is replayed, is nobody's act and leaves no audit event; one that was sent again is."""
     if stored.payload_hash != command.payload_hash:
+        snapshot.append(audit.outcome_row(command, "rejected", Code.IDEMPOTENCY_KEY_REUSED))
         return Verdict("rejected", error=_json(problem(Code.IDEMPOTENCY_KEY_REUSED)), code=Code.IDEMPOTENCY_KEY_REUSED)
+    if stored.stream_sequence != command.stream_sequence:
+        snapshot.append(audit.outcome_row(command, "duplicate"))
     return Verdict("duplicate", stored.result, stored.error)
 
 
@@ -119,6 +124,7 @@ def _refuse(snapshot: Snapshot, command: Command[Any], decision: Rejected) -> Ve
     if not decision.problem.retryable:
         book = _book(snapshot)
         _record(snapshot, command, book, "rejected", None, error)
+    snapshot.append(audit.outcome_row(command, "rejected", code))
     return Verdict("rejected", error=error, code=code)
 
 
@@ -128,11 +134,12 @@ def _apply(snapshot: Snapshot, command: Command[Any], accepted: Accepted) -> Ver
     first = book.event_sequence + 1
     events = [outbox_row(command, event, index, first + index) for index, event in enumerate(accepted.events)]
     jobs = [job_row(command, message, index) for index, message in enumerate(accepted.jobs)]
+    told = audit.outcome_row(command, "applied", None, accepted)
     result = accepted.result.model_dump_json()
     for row in accepted.writes:
         snapshot.put(row)
     book = ledger.post(snapshot, book, command, accepted.postings, first)
-    for outbox in (*events, *jobs):
+    for outbox in (*events, *jobs, told):
         snapshot.append(outbox)
     book = Book(book.ledger_sequence, book.ledger_head, book.event_sequence + len(events), book.command_sequence)
     _record(snapshot, command, book, "applied", result, None)

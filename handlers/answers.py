@@ -1,5 +1,6 @@
 """How a message ends: outcome to the reply inbox, acknowledgement, another try later, or the dead letter stream."""
 
+import asyncio
 import re
 from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ from adapters.nats import acks
 from adapters.nats.topology import DLQ_STREAM
 from domain.engine import Verdict
 from handlers import hops, metrics
+from handlers.audit import AuditTrail, NotAudited, dead_letter, tenant_of
 from handlers.inbound import Delivery, Inbound, Malformed
 from schemas import headers
 from schemas.codes import Code
@@ -52,9 +54,10 @@ def retry_delay_seconds(tries: int) -> float:
 class Answers:
     """Answers for one consumer group. What cannot be sent is logged: the message comes again and is answered then."""
 
-    def __init__(self, connection: Client, jetstream: JetStreamContext, group: str) -> None:
+    def __init__(self, connection: Client, jetstream: JetStreamContext, group: str, audit: AuditTrail) -> None:
         self._connection = connection
         self._jetstream = jetstream
+        self._audit = audit
         self._group = group
 
     async def settle(self, share: Sequence[Answered], position: str | None) -> None:
@@ -79,9 +82,8 @@ class Answers:
             "reference_not_there_yet",
             tries=[answered.waits for answered in deferred],
         )
-        for answered in share:
-            if answered.verdict.status == "failed" and answered.verdict.failure is not None:
-                await self.bury(answered.inbound, failure_problem(answered.verdict.failure))
+        failed = [(answered.inbound, answered.verdict.failure) for answered in share if answered.verdict.failure]
+        await self.bury([(inbound, failure_problem(failure)) for inbound, failure in failed])
 
     async def retry(self, inbounds: Sequence[Inbound], reason: str, tries: Sequence[int] | None = None) -> None:
         """Gives messages back to be delivered again after a delay that grows with their tries, by default their deliveries."""
@@ -93,8 +95,24 @@ class Answers:
                 await inbound.message.nak(delay=retry_delay_seconds(tried))
             hops.ended(inbound, "retried", reason)
 
-    async def bury(self, letter: Inbound | Malformed, why: Problem) -> None:
-        """Dead-letters a message with its body, then says so to whoever waits for it."""
+    async def bury(self, letters: Sequence[tuple[Inbound | Malformed, Problem]]) -> None:
+        """Dead-letters messages with their bodies, audits that, then says so to whoever waits. What cannot be kept goes back."""
+        stored = await asyncio.gather(*(self._store(letter, why) for letter, why in letters))
+        by_tenant: dict[str, list[tuple[Inbound | Malformed, Problem]]] = {}
+        for letter, why in (pair for pair, kept in zip(letters, stored, strict=True) if kept):
+            by_tenant.setdefault(tenant_of(letter), []).append((letter, why))
+        for tenant_id, share in by_tenant.items():
+            try:
+                await self._audit.keep(tenant_id, [dead_letter(letter, why.code) for letter, why in share])
+            except NotAudited as error:
+                log.error("dead_letters_not_audited", tenant_id=tenant_id, count=len(share), error=str(error))
+                for letter, _ in share:
+                    await self._give_back(letter, "not_audited")
+                continue
+            for letter, why in share:
+                await quietly(self._end(letter, why), hops.ids(letter))
+
+    async def _store(self, letter: Inbound | Malformed, why: Problem) -> bool:
         log.warning(
             "command_dead_lettered",
             **hops.ids(letter),
@@ -112,9 +130,15 @@ class Answers:
         except (nats_errors.Error, JetStreamError, TimeoutError) as error:
             # The dead letter stream is full or away: the message must not be let go of.
             log.error("dead_letter_not_stored", **hops.ids(letter), error=type(error).__name__)
-            hops.ended(letter, "retried", "dead_letter_not_stored", failed=True)
-            await letter.message.nak(delay=RETRY_MAX_SECONDS)
-            return
+            await self._give_back(letter, "dead_letter_not_stored")
+            return False
+        return True
+
+    async def _give_back(self, letter: Inbound | Malformed, why: str) -> None:
+        hops.ended(letter, "retried", why, failed=True)
+        await quietly(letter.message.nak(delay=RETRY_MAX_SECONDS), hops.ids(letter))
+
+    async def _end(self, letter: Inbound | Malformed, why: Problem) -> None:
         metrics.DEAD_LETTERS.labels(self._group, why.code).inc()
         # A name nobody registered is the publisher's choice: as a label it would make as many series as they like.
         metrics.COMMANDS.labels(hops.known_name(letter.name), "dead_lettered", why.code).inc()

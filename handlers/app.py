@@ -14,6 +14,7 @@ from nats.aio.client import Client
 from pydantic import SecretStr
 
 from adapters.nats import fetch, tolerant
+from adapters.nats.batch_publish import Publisher
 from adapters.nats.connection import broker_options, outlive_rotation
 from adapters.nats.login import login_of, without_users
 from adapters.nats.tls import tls_of
@@ -38,6 +39,7 @@ from adapters.settings import (
 from adapters.telemetry.probes import probes
 from domain.admission import admission
 from handlers.answers import Answers
+from handlers.audit import AuditTrail, QueryAudit
 from handlers.neighbours import Neighbours, neighbours
 from handlers.pipeline import Pipeline
 from handlers.prepare import Preparation
@@ -151,6 +153,8 @@ async def _start(
     connection: Client = await broker.connect()
     outlive_rotation(connection)
     tolerant.install(connection)
+    publisher = await resources.enter_async_context(Publisher(connection))
+    trail = AuditTrail(database, publisher)
     turns = Turns(min(config.handlers.tenant_concurrency, shares.pipeline))
     quarantine = Quarantine()
     preparation = Preparation(
@@ -158,7 +162,7 @@ async def _start(
     )
     watchdogs, subscribers = [], []
     for group in config.groups:
-        answers = Answers(connection, connection.jetstream(), group)
+        answers = Answers(connection, connection.jetstream(), group, trail)
         suspects = Suspects(connection, connection.jetstream(), group, quarantine)
         pipeline = Pipeline(
             group, database=database, preparation=preparation, answers=answers, turns=turns, suspects=suspects
@@ -167,14 +171,16 @@ async def _start(
             subscribers.append(_subscribe(broker, config.handlers.fetch_batch_size, pipeline, watchdog))
             watchdogs.append(watchdog)
     if config.handlers.handler_commands != "canary":
-        register(broker, await _queries(config, resources, outside, shares.queries))
+        register(broker, await _queries(config, resources, outside, shares.queries, publisher))
     await broker.start()
     for watchdog, subscriber in zip(watchdogs, subscribers, strict=True):
         watchdog.fetch = fetch.install(subscriber, connection, durable=watchdog.durable)
     return broker, watchdogs
 
 
-async def _queries(config: HandlersConfig, resources: AsyncExitStack, outside: Neighbours, connections: int) -> Queries:
+async def _queries(
+    config: HandlersConfig, resources: AsyncExitStack, outside: Neighbours, connections: int, publisher: Publisher
+) -> Queries:
     """On connections of their own, `connections` to the primary."""
     primary = await resources.enter_async_context(_database(config.database, config.database.database_url, connections))
     replica = None
@@ -184,7 +190,14 @@ async def _queries(config: HandlersConfig, resources: AsyncExitStack, outside: N
     if config.objects is not None:
         presign = (await resources.enter_async_context(StoreKeeper.keeping(config.objects))).presign
     suggest: dict[str, Outside] = {"charge.suggest_codes": outside.suggestions.suggest}
-    return Queries(primary, replica, _profile(outside.directory, config.runtime), presign=presign, outside=suggest)
+    return Queries(
+        primary,
+        replica,
+        _profile(outside.directory, config.runtime),
+        presign=presign,
+        outside=suggest,
+        audit=QueryAudit(AuditTrail(primary, publisher), config.runtime.region, config.runtime.country_profile),
+    )
 
 
 def _subscribe(broker: NatsBroker, batch_size: int, pipeline: Pipeline, watchdog: Watchdog) -> Any:

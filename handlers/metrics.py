@@ -27,6 +27,11 @@ IN_FLIGHT = Gauge("billing_commands_in_flight", "Messages handed over and not ye
 RETRIES = Counter("billing_command_retries", "Messages given back to be delivered again", ("group", "reason"))
 BISECTIONS = Counter("billing_command_bisections", "Transactions split to find a message that fails", ("group",))
 DEAD_LETTERS = Counter("billing_dead_letters", "Messages moved to the dead letter stream", ("group", "code"))
+AUDITED = Counter(
+    "billing_audit_kept",
+    "Audit events kept outside a command's transaction: in the outbox, in the stream while PostgreSQL is away, or nowhere",
+    ("where",),
+)
 CONSUMER_PENDING = Gauge("billing_consumer_pending", "Messages not yet delivered to the consumer group", ("group",))
 CONSUMER_ACK_PENDING = Gauge("billing_consumer_ack_pending", "Messages delivered and not yet acknowledged", ("group",))
 CONSUMER_REDELIVERED = Gauge("billing_consumer_redelivered", "Unacknowledged messages delivered before", ("group",))

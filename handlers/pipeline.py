@@ -73,8 +73,9 @@ class Pipeline:
         malformed = [letter for letter in decoded if isinstance(letter, Malformed)]
         shares = _shares([inbound for inbound in decoded if isinstance(inbound, Inbound)])
         async with asyncio.TaskGroup() as tasks:
-            for letter in malformed:
-                tasks.create_task(quietly(self._answers.bury(letter, letter.problem), hops.ids(letter)))
+            if malformed:
+                letters = [(letter, letter.problem) for letter in malformed]
+                tasks.create_task(quietly(self._answers.bury(letters), {"group": self._group}))
             for tenant_id, share in shares.items():
                 tasks.create_task(self._tenant(tenant_id, share))
 
@@ -94,7 +95,7 @@ class Pipeline:
     async def _try(self, suspect: Suspect) -> None:
         if suspect.is_poison:
             letter = poison(suspect)
-            await quietly(self._answers.bury(letter, letter.problem), hops.ids(letter))
+            await quietly(self._answers.bury([(letter, letter.problem)]), hops.ids(letter))
             return
         log.warning(
             "suspect_tried_alone",
@@ -127,7 +128,7 @@ class Pipeline:
                 await quietly(self._answers.retry(share, "transient"), _of(share))
             elif len(pairs) == 1:
                 log.exception("command_failed", **hops.ids(pairs[0][0]), error=type(error).__name__)
-                await quietly(self._answers.bury(pairs[0][0], failure_problem(error)), hops.ids(pairs[0][0]))
+                await quietly(self._answers.bury([(pairs[0][0], failure_problem(error))]), hops.ids(pairs[0][0]))
             else:
                 metrics.BISECTIONS.labels(self._group).inc()
                 middle = len(pairs) // 2

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from adapters.neighbours.ports import CodedItem, TenantDirectory, Terminology
-from domain.admission import admission
+from domain.admission import admission, opted_in
 from domain.decision import Command
 from handlers.inbound import Inbound
 from handlers.waits import Waits
@@ -31,10 +31,13 @@ class Preparation:
         profile = await self._directory.profile(tenant_id)
         refusal = admission(profile, self._region, self._country_profile)
         known = profile if isinstance(profile, TenantProfile) else _unknown(tenant_id)
+        crossing = opted_in(profile, self._region, self._country_profile)
         items = {item for inbound in share if (item := coded_item(inbound.body))} if refusal is None else set()
         validity = await self._terminology.validate(items) if items else {}
         return [
-            _command(inbound, known, refusal or _code_refusal(inbound, validity), waits.may_wait(inbound.delivery))
+            _command(
+                inbound, known, refusal or _code_refusal(inbound, validity), waits.may_wait(inbound.delivery), crossing
+            )
             for inbound in share
         ]
 
@@ -49,7 +52,9 @@ def _code_refusal(inbound: Inbound, validity: Mapping[CodedItem, Problem | None]
     return validity[item] if item else None
 
 
-def _command(inbound: Inbound, profile: TenantProfile, refusal: Problem | None, may_wait: bool) -> Command[CommandBody]:
+def _command(
+    inbound: Inbound, profile: TenantProfile, refusal: Problem | None, may_wait: bool, crossing: bool
+) -> Command[CommandBody]:
     return Command(
         tenant=profile,
         name=inbound.name,
@@ -63,6 +68,7 @@ def _command(inbound: Inbound, profile: TenantProfile, refusal: Problem | None, 
         traceparent=inbound.traceparent,
         may_wait=may_wait,
         refusal=refusal,
+        opted_in=crossing,
     )
 
 

@@ -21,6 +21,7 @@ from adapters.postgres.reads import READS, Asking, Presign
 from adapters.telemetry import tracing
 from domain.calendar import business_date
 from handlers import query_metrics as metrics
+from handlers.audit import NotAudited, QueryAudit
 from handlers.read_source import DATABASE_ERRORS, Behind, ReadDatabase, ReadSource, Source
 from schemas.base import QueryBody, WireModel
 from schemas.codes import Code
@@ -61,32 +62,35 @@ class Queries:
         *,
         presign: Presign | None = None,
         outside: Mapping[str, Outside] | None = None,
+        audit: QueryAudit | None = None,
         concurrency: int = CONCURRENCY,
         timeout_seconds: float | None = None,
     ) -> None:
         """`presign` makes links to objects; without it, answers have none. `outside` answers the queries of `OUTSIDE`.
-        `timeout_seconds` is for all queries what the registry says of each.
+        `audit` is told who was refused, and what crosses a border; None audits nothing. `timeout_seconds` is for all queries
+        what the registry says of each.
         """
         self._source = ReadSource(primary, replica)
         self._presign = presign
         self._outside = outside or {}
         self._profile = profile
+        self._audit = audit
         self._slots = asyncio.Semaphore(concurrency)
         self._verify_slots = asyncio.Semaphore(VERIFY_CONCURRENCY)
         self._timeout_seconds = timeout_seconds
 
-    async def answer(self, subject: str, body: bytes) -> bytes:
-        """The answer as JSON (schemas.outcome.Answer). Raises nothing but cancellation."""
+    async def answer(self, subject: str, body: bytes, fields: Mapping[str, str] | None = None) -> bytes:
+        """The answer as JSON (schemas.outcome.Answer); `fields` are the message's headers. Raises nothing but cancellation."""
         started = time.perf_counter()
         address = parse(subject)
         name = address.name if address and address.name in QUERIES else metrics.UNKNOWN
-        answered = _encoded(await self._bounded(name, address, body))
+        answered = _encoded(await self._bounded(name, address, body, fields or {}))
         tracing.annotate({"billing.outcome": answered.outcome}, name=f"query {name}")
         metrics.QUERIES.labels(name, answered.outcome).inc()
         metrics.DURATION.labels(name).observe(time.perf_counter() - started)
         return answered.body
 
-    async def _bounded(self, name: str, address: Address | None, body: bytes) -> Answer:
+    async def _bounded(self, name: str, address: Address | None, body: bytes, fields: Mapping[str, str]) -> Answer:
         spec = QUERIES.get(name)
         seconds = self._timeout_seconds or (spec.timeout_seconds if spec else UNKNOWN_TIMEOUT_SECONDS)
         slots = self._slots_of(name)
@@ -95,8 +99,8 @@ class Queries:
             return Answer(error=problem(Code.SERVICE_UNAVAILABLE, "another verification is running here: ask again"))
         try:
             async with asyncio.timeout(seconds), slots:
-                return await self._answer(address, body)
-        except DATABASE_ERRORS as error:
+                return await self._answer(address, body, fields)
+        except (*DATABASE_ERRORS, NotAudited) as error:
             log.warning("query_failed", query=name, tenant_id=address and address.tenant_id, error=type(error).__name__)
         except Exception:
             # A bug in one query: its caller gets an answer, and the subscriber lives on.
@@ -109,20 +113,27 @@ class Queries:
             return nullcontext()
         return self._verify_slots if name == "ledger.verify" else self._slots
 
-    async def _answer(self, address: Address | None, body: bytes) -> Answer:
+    async def _answer(self, address: Address | None, body: bytes, fields: Mapping[str, str]) -> Answer:
         if address is None:
             return Answer(error=problem(Code.UNKNOWN_COMMAND))
         profile = await self._profile(address.tenant_id)
         if isinstance(profile, Code):
-            return Answer(error=problem(profile))
+            return await self._refused(address, problem(profile), fields)
         if address.name not in READS and address.name not in self._outside:
             return Answer(error=problem(Code.UNKNOWN_COMMAND))
         query = decode(address, body)
         if isinstance(query, Problem):
-            return Answer(error=query)
+            return await self._refused(address, query, fields)
+        if self._audit is not None:
+            await self._audit.allowed(address, profile, fields)
         if address.name in self._outside:
             return Answer(result=(await self._outside[address.name](query)).model_dump(mode="json"))
         return await self._read(address, profile, query)
+
+    async def _refused(self, address: Address, why: Problem, fields: Mapping[str, str]) -> Answer:
+        if self._audit is not None:
+            await self._audit.refused(address, why.code, fields)
+        return Answer(error=why)
 
     async def _read(self, address: Address, profile: TenantProfile, query: QueryBody) -> Answer:
         async with self._source.replica(address.tenant_id, query.at_least) as source:
@@ -200,7 +211,7 @@ def register(broker: NatsBroker, queries: Queries) -> None:
         subject = message.raw_message.subject
         parent = message.headers.get(TRACEPARENT)
         with tracing.span("billing.query", "server", traceparent=parent):
-            return await queries.answer(subject, message.body)
+            return await queries.answer(subject, message.body, message.headers)
 
 
 async def _raw(message: NatsMessage) -> bytes:

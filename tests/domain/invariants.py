@@ -24,6 +24,8 @@ from domain.entities import (
 from domain.gateway_entities import LIVE, GatewayRefund, Hold, Payout
 from domain.ledger import GENESIS, transfer_hash
 from schemas import headers
+from schemas.audit import AuditRecord
+from schemas.codes import Code
 from schemas.registry import COMMANDS, EVENTS
 from tests.domain.world import World
 
@@ -45,8 +47,9 @@ MAY_BE_NO_NEWS = frozenset(
 
 
 def check_all(world: World) -> None:
+    check_audit(world)
     if not world.all(Book):
-        assert world.state() == ({}, []), "rows without a book"
+        assert world.tables_and_events() == ({}, []), "rows without a book"
         return
     check_ledger(world)
     check_receivables(world)
@@ -204,6 +207,16 @@ def check_events(world: World) -> None:
     told = {row[headers.COMMAND_ID] for row in found}
     assert told <= applied and applied - told <= no_news
     assert {event_headers(row)[headers.COMMAND_ID] for row in world.jobs} <= applied
+
+
+def check_audit(world: World) -> None:
+    """Every stored outcome has one audit event that says the same."""
+    told = [AuditRecord.model_validate_json(row.body) for row in dict.fromkeys(world.audits)]
+    final = [each for each in told if each.code is None or not each.code.retryable]
+    reused = [each for each in final if each.code == Code.IDEMPOTENCY_KEY_REUSED]
+    found = sorted(f"{each.command_id} {each.status} {each.code}" for each in final if each not in reused)
+    stored = {row: orjson.loads(row.error)["code"] if row.error else None for row in world.all(InboxEntry)}
+    assert found == sorted(f"{row.command_id} {row.status} {code}" for row, code in stored.items())
 
 
 def check_contracts(world: World) -> None:

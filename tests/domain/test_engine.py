@@ -92,12 +92,12 @@ def test_the_order_of_fields_in_a_body_does_not_make_it_another_one() -> None:
 def test_rule_13_a_retryable_refusal_is_not_stored_and_the_same_id_may_succeed_later() -> None:
     world = World()
     open_account(world)
-    before = world.state()
+    before = world.tables_and_events()
     away = world.command("account.open", OPEN, refusal=problem(Code.TENANT_SERVICE_UNAVAILABLE))
     (refused,) = world.run([away])
     assert refused.status == "rejected" and refused.error is not None
     assert Problem.model_validate_json(refused.error).retryable
-    assert world.state() == before
+    assert world.tables_and_events() == before
     assert statuses(world.run([away._replace(refusal=None)])) == ["applied"]
 
 
@@ -113,7 +113,7 @@ def test_rule_13_a_final_refusal_stays_for_that_id() -> None:
 def test_a_tenants_first_command_may_be_one_that_leaves_nothing_behind() -> None:
     world = World()
     world.run([world.command("account.open", OPEN, refusal=problem(Code.TENANT_SERVICE_UNAVAILABLE))])
-    assert world.state() == ({}, [])
+    assert world.tables_and_events() == ({}, [])
 
 
 def test_a_reference_that_is_not_there_yet_is_deferred_and_leaves_nothing_behind() -> None:

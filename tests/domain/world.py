@@ -123,7 +123,8 @@ def command(
 
 @dataclass
 class World:
-    """`tables` hold the rows by key, `outbox` the events and `jobs` the job messages in the order they were saved.
+    """`tables` hold the rows by key, `outbox` the events, `jobs` the job messages and `audits` the audit events in the order they
+    were saved.
 
     `seed` shuffles what is loaded.
     """
@@ -133,6 +134,7 @@ class World:
     tables: dict[type[Any], dict[Hashable, Any]] = field(default_factory=dict)
     outbox: list[OutboxRow] = field(default_factory=list)
     jobs: list[OutboxRow] = field(default_factory=list)
+    audits: list[OutboxRow] = field(default_factory=list)
     verdicts: list[engine.Verdict] = field(default_factory=list)
     now: datetime = NOON
     issued_ids: int = 0
@@ -141,7 +143,12 @@ class World:
         """Another store with the same rows."""
         tables, _ = self.state()
         return replace(
-            self, tables=tables, outbox=list(self.outbox), jobs=list(self.jobs), verdicts=list(self.verdicts)
+            self,
+            tables=tables,
+            outbox=list(self.outbox),
+            jobs=list(self.jobs),
+            audits=list(self.audits),
+            verdicts=list(self.verdicts),
         )
 
     # --- driving it ---------------------------------------------------------------------------------------------------
@@ -204,11 +211,20 @@ class World:
 
     def state(self) -> tuple[dict[type[Any], dict[Hashable, Any]], list[OutboxRow]]:
         """All of the store, to compare with another's or with an earlier state."""
-        return {entity: dict(rows) for entity, rows in self.tables.items() if rows}, [*self.outbox, *self.jobs]
+        return {entity: dict(rows) for entity, rows in self.tables.items() if rows}, [
+            *self.outbox,
+            *self.jobs,
+            # A refusal that is not stored is told again under the same id: the stream keeps one.
+            *dict.fromkeys(self.audits),
+        ]
+
+    def tables_and_events(self) -> tuple[dict[type[Any], dict[Hashable, Any]], list[OutboxRow]]:
+        """Without the audit: what a refusal that is not stored must leave as it was."""
+        return self.state()[0], [*self.outbox, *self.jobs]
 
     def business_state(self) -> tuple[dict[type[Any], dict[Hashable, Any]], list[OutboxRow]]:
-        """Without the inbox and the command counter: what a refused command must leave as it was (DOMAIN rule 7)."""
-        tables, outbox = self.state()
+        """Without the inbox, the command counter and the audit: what a refused command must leave as it was (DOMAIN rule 7)."""
+        tables, outbox = self.tables_and_events()
         tables.pop(InboxEntry, None)
         if Book in tables:
             tables[Book] = {(): self.book._replace(command_sequence=0)}
@@ -230,7 +246,7 @@ class World:
         for entity, rows in changes.inserts.items():
             for row in rows:
                 if entity is OutboxRow:
-                    (self.jobs if row.stream == "jobs" else self.outbox).append(row)
+                    {"events": self.outbox, "jobs": self.jobs, "audit": self.audits}[row.stream].append(row)
                     continue
                 table = self.tables.setdefault(entity, {})
                 assert row.key not in table, f"inserted twice: {entity.__name__} {row.key}"

@@ -20,11 +20,13 @@ from nats.aio.msg import Msg
 from nats.js.api import ConsumerConfig
 
 from adapters.nats import tolerant
+from adapters.nats.batch_publish import Publisher
 from adapters.nats.connection import connect
 from adapters.nats.topology import COMMANDS_STREAM, DLQ_STREAM, durable
 from adapters.neighbours.static import StaticNeighbours
 from adapters.postgres.database import Database as Pool
 from handlers.answers import Answers
+from handlers.audit import AuditTrail
 from handlers.pipeline import Pipeline
 from handlers.prepare import Preparation
 from handlers.suspects import Quarantine, Suspects
@@ -65,6 +67,7 @@ class Rig:
         self.publisher: Client
         self.connection: Client
         self.pool: Pool
+        self.trail: AuditTrail
         self.pipelines: dict[str, Pipeline] = {}
         self.outcomes: dict[str, list[Outcome]] = {}
         self._arrived = asyncio.Condition()
@@ -183,13 +186,14 @@ class Rig:
         resources.push_async_callback(self.connection.close)
         self.pool = Pool(self.database.dsn(), application_name="test-handlers", **pool)
         resources.push_async_callback(self.pool.close)
+        self.trail = AuditTrail(self.pool, await resources.enter_async_context(Publisher(self.connection)))
         turns, quarantine = Turns(pool.get("pool_size", 20)), Quarantine()
         for group in GROUPS:
             self.pipelines[group] = Pipeline(
                 group,
                 database=self.pool,
                 preparation=self.preparation,
-                answers=Answers(self.connection, self.connection.jetstream(), group),
+                answers=Answers(self.connection, self.connection.jetstream(), group, self.trail),
                 turns=turns,
                 suspects=Suspects(self.connection, self.connection.jetstream(), group, quarantine),
             )

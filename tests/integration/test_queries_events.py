@@ -31,7 +31,9 @@ class Relay:
     async def waiting(self) -> list[Any]:
         async with self.engine.connect() as connection:
             rows = await connection.execute(
-                text("SELECT id, subject, headers, body FROM outbox WHERE tenant_id = :t ORDER BY id"),
+                text(
+                    "SELECT id, subject, headers, body FROM outbox WHERE tenant_id = :t AND stream = 'events' ORDER BY id"
+                ),
                 {"t": self.tenant_id},
             )
             return list(rows.all())

@@ -1,7 +1,7 @@
 """Queries over real NATS, and everything that can be wrong with one."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 from uuid import uuid4
 
@@ -91,9 +91,9 @@ class _Counting(Queries):
         super().__init__(read, None, profile)
         self.answered = 0
 
-    async def answer(self, subject: str, body: bytes) -> bytes:
+    async def answer(self, subject: str, body: bytes, fields: Mapping[str, str] | None = None) -> bytes:
         self.answered += 1
-        return await super().answer(subject, body)
+        return await super().answer(subject, body, fields)
 
 
 BAD_BODIES: dict[str, tuple[bytes, str, list[str] | None]] = {

@@ -178,17 +178,18 @@ CORRUPTIONS: dict[str, tuple[str, set[str]]] = {
         {"chain_head", "ledger_event", "outbox_tail", "command_sequence"},
     ),
     "event lost from the outbox": (
-        "DELETE FROM outbox WHERE id = (SELECT min(id) + 3 FROM outbox WHERE tenant_id = :tenant)",
+        "DELETE FROM outbox WHERE id = (SELECT id FROM outbox WHERE tenant_id = :tenant AND stream = 'events' ORDER BY id"
+        " OFFSET 3 LIMIT 1)",
         {"outbox_tail"},
     ),
     "last event lost": (
-        "DELETE FROM outbox WHERE id = (SELECT max(id) FROM outbox WHERE tenant_id = :tenant)",
+        "DELETE FROM outbox WHERE id = (SELECT max(id) FROM outbox WHERE tenant_id = :tenant AND stream = 'events')",
         {"outbox_tail"},
     ),
     "event twice in the outbox": (
         "INSERT INTO outbox (tenant_id, shard, stream, subject, headers, body, recorded_at)"
         " SELECT tenant_id, shard, stream, subject, headers, body, recorded_at"
-        " FROM outbox WHERE id = (SELECT max(id) FROM outbox WHERE tenant_id = :tenant)",
+        " FROM outbox WHERE id = (SELECT max(id) FROM outbox WHERE tenant_id = :tenant AND stream = 'events')",
         {"outbox_tail"},
     ),
     "net and tax of an invoice": (
@@ -282,7 +283,8 @@ async def test_a_half_relayed_outbox_is_clean(app: Database, superuser: str, ten
     for count in (5, 10_000):
         async with corruptible(superuser) as connection:
             delete = (
-                "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox WHERE tenant_id = :tenant ORDER BY id LIMIT :n)"
+                "DELETE FROM outbox WHERE id IN (SELECT id FROM outbox WHERE tenant_id = :tenant AND stream = 'events'"
+                " ORDER BY id LIMIT :n)"
             )
             await connection.execute(text(delete), {"tenant": tenant, "n": count})
             assert checks(await verify_tenant(connection, tenant)) == set()
