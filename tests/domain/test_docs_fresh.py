@@ -1,4 +1,4 @@
-"""The generated documents in docs are what the code generates now, and are what they claim to be."""
+"""The generated documents are what the code generates now, and are what they claim to be."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from schemas.charge import CaptureCharge
 from schemas.codes import Code
 from schemas.registry import COMMANDS, EVENTS, QUERIES
 from tools.docs import asyncapi, json_schemas
-from tools.docs.generate import DIRECTORY, difference, write
+from tools.docs.generate import ROOT, difference, write
 from tools.stack.paths import PROJECT_ROOT
 
 NAMES = [*COMMANDS, *EVENTS, *QUERIES]
@@ -45,12 +45,12 @@ def test_docs_are_fresh() -> None:
 def test_a_stale_missing_or_leftover_file_is_named_and_mended(tmp_path: Path) -> None:
     write(tmp_path)
     assert difference(tmp_path) == ((), ())
-    (tmp_path / "api" / "openapi.json").write_text("{}")
-    (tmp_path / "api" / "schemas" / "charge.capture.json").unlink()
-    (tmp_path / "api" / "schemas" / "charge.forget.json").write_text("{}")
+    (tmp_path / "docs" / "api" / "openapi.json").write_text("{}")
+    (tmp_path / "docs" / "api" / "schemas" / "charge.capture.json").unlink()
+    (tmp_path / "docs" / "api" / "schemas" / "charge.forget.json").write_text("{}")
     found = difference(tmp_path)
-    assert found.stale == ("api/openapi.json", "api/schemas/charge.capture.json")
-    assert found.extra == ("api/schemas/charge.forget.json",)
+    assert found.stale == ("docs/api/openapi.json", "docs/api/schemas/charge.capture.json")
+    assert found.extra == ("docs/api/schemas/charge.forget.json",)
     write(tmp_path)
     assert difference(tmp_path) == ((), ())
 
@@ -112,7 +112,7 @@ def test_asyncapi_headers_are_checked_by_their_schema(mesh: dict[str, Any]) -> N
 
 
 def test_every_rejection_code_is_documented() -> None:
-    text = (DIRECTORY / "api" / "rejection-codes.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "api" / "rejection-codes.md").read_text(encoding="utf-8")
     documented = re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)
     assert sorted(documented) == sorted(code.value for code in Code)
 

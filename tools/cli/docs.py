@@ -1,4 +1,4 @@
-"""`billing docs`: OpenAPI, AsyncAPI, JSON Schemas, the rejection codes and the metrics, generated."""
+"""`billing docs`: OpenAPI, AsyncAPI, JSON Schemas, the rejection codes, the metrics and the dashboards, generated."""
 
 from typing import Annotated
 
@@ -12,7 +12,7 @@ def docs(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; fail where a file is stale.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write docs/api (openapi.json, asyncapi.json, schemas/, rejection-codes.md) and docs/metrics.md.
+    """Write docs/api (openapi.json, asyncapi.json, schemas/, rejection-codes.md), docs/metrics.md and charts/billing/dashboards.
 
     Example: billing docs --check
 
@@ -25,9 +25,9 @@ def docs(
         print_json({"stale": found.stale, "extra": found.extra})
     elif not check:
         for path in found.stale:
-            print(f"wrote docs/{path}")
+            print(f"wrote {path}")
         for path in found.extra:
-            print(f"deleted docs/{path}")
+            print(f"deleted {path}")
     if check and (found.stale or found.extra):
         stale = ", ".join((*found.stale, *found.extra))
-        raise CliError(f"docs is stale: {stale}; run `billing docs` and commit what it writes", FAILED)
+        raise CliError(f"stale: {stale}; run `billing docs` and commit what it writes", FAILED)

@@ -1,40 +1,42 @@
-"""Writes docs/api and docs/metrics.md, or says which of the files are stale."""
+"""Writes docs/api, docs/metrics.md and the dashboards, or says which of the files are stale."""
 
 import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from gateway_shim import openapi
-from tools.docs import asyncapi, json_schemas, metrics, rejection_codes
+from tools.docs import asyncapi, dashboards, json_schemas, metrics, rejection_codes
 
-DIRECTORY = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+DASHBOARDS = "charts/billing/dashboards"
 
 
 class Difference(NamedTuple):
-    """Paths relative to docs. `stale`: missing or with other content; `extra`: nothing generates them any more."""
+    """Paths relative to the repository. `stale`: missing or with other content; `extra`: nothing generates them any more."""
 
     stale: tuple[str, ...]
     extra: tuple[str, ...]
 
 
 def documents() -> dict[str, str]:
-    """Every generated file's text by its path below docs; the same input gives the same bytes."""
-    schemas = {f"api/schemas/{name}.json": _json(schema) for name, schema in json_schemas.documents().items()}
+    """Every generated file's text by its path below the repository; the same input gives the same bytes."""
+    schemas = {f"docs/api/schemas/{name}.json": _json(schema) for name, schema in json_schemas.documents().items()}
     return {
-        "api/openapi.json": _json(openapi.document()),
-        "api/asyncapi.json": _json(asyncapi.document()),
-        "api/rejection-codes.md": rejection_codes.document(),
-        "metrics.md": metrics.document(),
+        "docs/api/openapi.json": _json(openapi.document()),
+        "docs/api/asyncapi.json": _json(asyncapi.document()),
+        "docs/api/rejection-codes.md": rejection_codes.document(),
+        "docs/metrics.md": metrics.document(),
+        **{f"{DASHBOARDS}/{name}": text for name, text in dashboards.documents().items()},
         **schemas,
     }
 
 
-def difference(directory: Path = DIRECTORY) -> Difference:
+def difference(directory: Path = ROOT) -> Difference:
     """What `write` would change."""
     return _difference(directory, documents())
 
 
-def write(directory: Path = DIRECTORY) -> Difference:
+def write(directory: Path = ROOT) -> Difference:
     """Bring the directory to what is generated; returns what had to change."""
     wanted = documents()
     found = _difference(directory, wanted)
@@ -53,8 +55,14 @@ def _difference(directory: Path, wanted: dict[str, str]) -> Difference:
 
 
 def _present(directory: Path) -> set[str]:
-    api = directory / "api"
-    files = [*api.glob("*.json"), *api.glob("schemas/*.json"), *api.glob("*.md"), *directory.glob("metrics.md")]
+    generated = (
+        "docs/api/*.json",
+        "docs/api/schemas/*.json",
+        "docs/api/*.md",
+        "docs/metrics.md",
+        f"{DASHBOARDS}/*.json",
+    )
+    files = [path for pattern in generated for path in directory.glob(pattern)]
     return {str(path.relative_to(directory)) for path in files}
 
 
