@@ -12,7 +12,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from adapters.telemetry import tracing
-from gateway_shim import problems, reference, requests, routes
+from gateway_shim import problems, reference, requests, routes, webhooks
 from gateway_shim.auth import Authenticator, Principal
 from gateway_shim.edge import Edge
 from gateway_shim.messaging import Messenger, Unavailable
@@ -29,10 +29,16 @@ QUERY_WAIT_MAX_SECONDS = 55.0  # under Kong's read timeout of 60 s
 
 
 def create_app(
-    messenger: Messenger, authenticator: Authenticator, *, body_max_bytes: int, in_flight_max: int
+    messenger: Messenger,
+    authenticator: Authenticator,
+    *,
+    webhook_secret_of: webhooks.Secrets,
+    body_max_bytes: int,
+    in_flight_max: int,
 ) -> ASGIApp:
     """The whole HTTP surface. Limits: bytes of one body, requests worked on at a time by this process."""
     shim = Shim(messenger, authenticator, body_max_bytes)
+    received = webhooks.Webhooks(messenger, webhook_secret_of, body_max_bytes)
     table: list[StarletteRoute] = [
         StarletteRoute("/", _ByMethod({"GET": _to_reference})),
         *(StarletteRoute(path, _ByMethod({"GET": page})) for path, page in reference.pages().items()),
@@ -40,6 +46,7 @@ def create_app(
             StarletteRoute(path, _ByMethod({method: shim.endpoint(route) for method, route in methods.items()}))
             for path, methods in routes.by_path().items()
         ),
+        StarletteRoute(routes.WEBHOOKS, _ByMethod({"POST": received.receive})),
     ]
     return Edge(Router(table, redirect_slashes=False, default=_nothing_here), in_flight_max=in_flight_max)
 

@@ -77,6 +77,15 @@ class Messenger:
         finally:
             del self._waiting[token]
 
+    async def submit(self, subject: str, command_id: UUID, payload: bytes, headers: dict[str, str]) -> None:
+        """Publish and wait for JetStream's confirmation only, within the reply timeout. Sent again, it is one command: the inbox
+        sees to that. Raises Unavailable."""
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._publish(subject, payload, {**headers, names.MESSAGE_ID: str(command_id)})
+        except TimeoutError:
+            raise Unavailable("no acknowledgement from JetStream in time") from None
+
     async def query(self, subject: str, payload: bytes, headers: dict[str, str], *, wait_seconds: float) -> Answer:
         """Request and reply. Raises Unavailable where nobody answers in time."""
         self._require_connection()

@@ -2,14 +2,16 @@
 
 import copy
 import re
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
+from gateway_shim import webhook_docs
 from gateway_shim.problems import MEDIA_TYPE, ProblemDocument
 from gateway_shim.requests import COMMAND_ID_NAMESPACE
-from gateway_shim.routes import ROUTES, Route
+from gateway_shim.routes import ROUTES, WEBHOOKS, Route
 from schemas.base import EXPONENTS
 from schemas.codes import MEANINGS, Code
 from schemas.registry import CommandSpec, QuerySpec
@@ -35,7 +37,7 @@ answered with its outcome. Every `GET` is a query, and so is asking for code sug
 _REF = "#/components/schemas/{model}"
 _PROBLEMS: dict[int, str] = {
     400: "The request is malformed: `errors` names the fields",
-    401: "No acceptable bearer token",
+    401: "No acceptable bearer token, or signature",
     403: "The token lacks the scope, or the tenant may not do this",
     404: "Something the request names does not exist",
     408: "The body did not arrive in time",
@@ -55,12 +57,15 @@ def document() -> Json:
     paths: Json = {}
     for route in ROUTES:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schemas)
+    schemas[webhook_docs.RECEIPT] = webhook_docs.receipt()
+    receipt = _REF.format(model=webhook_docs.RECEIPT)
+    paths[WEBHOOKS] = {"post": webhook_docs.operation(receipt, _referred_problems(webhook_docs.STATUSES))}
     used = _reachable(schemas, [*_references(paths), "Problem"])
     return {
         "openapi": "3.1.0",
         "info": {"title": TITLE, "version": VERSION, "description": DESCRIPTION.strip()},
         "servers": [{"url": "/"}],
-        "tags": [{"name": tag} for tag in dict.fromkeys(_tag(route) for route in ROUTES)],
+        "tags": [{"name": tag} for tag in [*dict.fromkeys(_tag(route) for route in ROUTES), "webhooks"]],
         "paths": paths,
         "components": {
             "schemas": {name: schemas[name] for name in sorted(used)},
@@ -197,11 +202,11 @@ def _command_responses(route: Route, spec: CommandSpec, schemas: Json) -> Json:
 
 
 def _problem_responses(*, with_body: bool) -> Json:
-    return {
-        str(status): {"$ref": f"#/components/responses/Problem{status}"}
-        for status in _PROBLEMS
-        if with_body or status not in _BODY_ONLY
-    }
+    return _referred_problems(status for status in _PROBLEMS if with_body or status not in _BODY_ONLY)
+
+
+def _referred_problems(statuses: Iterable[int]) -> Json:
+    return {str(status): {"$ref": f"#/components/responses/Problem{status}"} for status in statuses}
 
 
 def _problem(status: int, text: str) -> Json:

@@ -28,6 +28,8 @@ class ShimCode(StrEnum):
     TOKEN_INVALID = "token_invalid"
     TOKEN_EXPIRED = "token_expired"
     TENANT_CLAIM_INVALID = "tenant_claim_invalid"
+    SIGNATURE_INVALID = "signature_invalid"
+    WEBHOOK_MALFORMED = "webhook_malformed"
     ISSUER_UNAVAILABLE = "issuer_unavailable"
     IDEMPOTENCY_KEY_REQUIRED = "idempotency_key_required"
     IDEMPOTENCY_KEY_INVALID = "idempotency_key_invalid"
@@ -48,6 +50,8 @@ _SHIM: dict[ShimCode, tuple[int, str]] = {
     ShimCode.TOKEN_INVALID: (401, "the bearer token is not acceptable"),
     ShimCode.TOKEN_EXPIRED: (401, "the bearer token has expired"),
     ShimCode.TENANT_CLAIM_INVALID: (403, "the token's tenant claim names no tenant"),
+    ShimCode.SIGNATURE_INVALID: (401, "the webhook is not signed with a secret of this tenant, or not now"),
+    ShimCode.WEBHOOK_MALFORMED: (400, "the webhook is signed, but its body is not as agreed"),
     ShimCode.ISSUER_UNAVAILABLE: (503, "the keys of the token issuer cannot be read at the moment"),
     ShimCode.IDEMPOTENCY_KEY_REQUIRED: (400, "this route moves money and needs an Idempotency-Key header"),
     ShimCode.IDEMPOTENCY_KEY_INVALID: (400, "an Idempotency-Key is 1 to 255 printable ASCII characters, given once"),
@@ -121,7 +125,7 @@ def of_mesh(problem: Problem, command_id: str | None = None) -> HttpProblem:
     return HttpProblem(problem.code, problem.message, details=problem.details or None, command_id=command_id)
 
 
-def of_validation(error: ValidationError) -> HttpProblem:
+def of_validation(error: ValidationError, code: Code | ShimCode = Code.MALFORMED_COMMAND) -> HttpProblem:
     """The HTTP form of a body or query string that does not match its schema. Carries no input."""
     found = error.errors(include_input=False, include_context=False, include_url=False)[:MAX_FIELD_ERRORS]
     errors = [
@@ -132,7 +136,7 @@ def of_validation(error: ValidationError) -> HttpProblem:
         )
         for each in found
     ]
-    return HttpProblem(Code.MALFORMED_COMMAND, errors=errors)
+    return HttpProblem(code, errors=errors)
 
 
 def response(problem: HttpProblem, correlation_id: str) -> Response:

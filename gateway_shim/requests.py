@@ -46,7 +46,7 @@ async def command_payload(request: Request, route: Route, tenant_id: str, max_by
 
     Raises HttpProblem (400, 403, 408, 413, 415).
     """
-    raw = await _read(request, max_bytes)
+    raw = await read_body(request, max_bytes)
     body = _object(request, raw) if raw else {}
     for field, value in request.path_params.items():
         if field in body and str(body[field]).lower() != value.lower():
@@ -94,7 +94,7 @@ def _validated(route: Route, body: dict[str, Any], tenant_id: str) -> bytes:
     return payload
 
 
-async def _read(request: Request, max_bytes: int) -> bytes:
+async def read_body(request: Request, max_bytes: int) -> bytes:
     """The raw body; never more of it in memory than `max_bytes`. Raises HttpProblem (408, 413)."""
     announced = request.headers.get("content-length", "0")
     total = int(announced) if announced.isdecimal() else 0

@@ -97,6 +97,10 @@ ROUTES = (
 )
 
 
+# What payment gateways tell: signed by them, without a token (gateway_shim/webhooks.py).
+WEBHOOKS = "/v1/webhooks/{adapter}/{tenant}"
+
+
 def by_path() -> dict[str, dict[str, Route]]:
     """Path template → method → route, in the order in which they are tried: `/v1/charges/code-suggestions` is no charge's id."""
     found: dict[str, dict[str, Route]] = {}

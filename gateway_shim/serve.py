@@ -94,8 +94,13 @@ async def running(settings: ApiSettings, *, stop: asyncio.Event) -> AsyncIterato
                 audience=shim.jwt_audience,
                 leeway_seconds=shim.jwt_leeway_seconds,
             )
+            secrets = settings.runtime.open_secrets()
             app = create_app(
-                messenger, authenticator, body_max_bytes=shim.body_max_bytes, in_flight_max=shim.in_flight_max
+                messenger,
+                authenticator,
+                webhook_secret_of=lambda name: secrets.get(name, multiline=True),
+                body_max_bytes=shim.body_max_bytes,
+                in_flight_max=shim.in_flight_max,
             )
             readiness = {"nats": messenger.check, "stopping": lambda: "stopping" if stop.is_set() else None}
             runtime = settings.runtime

@@ -5,20 +5,18 @@ amounts make sense together. Anything else is `Unknown`, since something answere
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, TypeVar
 from uuid import UUID
 
 import orjson
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import ValidationError
 
+from adapters.gateways.generic_answers import PaymentSaid, RefundSaid, Said
 from adapters.gateways.keys import Credentials
 from adapters.gateways.ports import Answer, Charge, Reason, Refused, Unasked, Unknown
 from adapters.gateways.wire import NotSent, Reply, Wire
-from schemas.base import MAX_AMOUNT_MINOR, Currency
-from schemas.gateway import GatewayReference, GatewayState
+from schemas.gateway import DeclineCode
 
-_Amount = Annotated[int, Field(ge=0, le=MAX_AMOUNT_MINOR)]
-_Word = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,63}$")]
 # Refusals in the bridge's own words (an error body): it has looked at the request and done nothing. 409 is not among them: the
 # same key is in use, so something is going on. 408, 425 and all 5xx say nothing about what was done.
 _CERTAIN = frozenset({400, 401, 403, 404, 410, 413, 415, 422, 429})
@@ -27,80 +25,12 @@ _TOO_MANY = 429
 _OK = frozenset({200, 201, 202})
 
 
-class _Said(BaseModel):
-    """Unknown fields are ignored, so that a bridge may say more; known ones are of the right kind."""
-
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
-
-
-class PaymentSaid(_Said):
-    """A payment as the gateway has it. Strict JSON: `"12"` is no amount."""
-
-    payment_id: Annotated[UUID, Field(strict=False)]
-    reference: GatewayReference
-    state: GatewayState
-    currency: Currency
-    authorised_minor: _Amount
-    captured_minor: _Amount = 0
-    refunded_minor: _Amount = 0
-    fee_minor: _Amount | None = None
-    expires_at: Annotated[AwareDatetime, Field(strict=False)] | None = None
-    decline_code: _Word | None = None
-
-    @model_validator(mode="after")
-    def _makes_sense(self) -> Self:
-        if not self.refunded_minor <= self.captured_minor <= self.authorised_minor:
-            raise ValueError("more was refunded than captured, or captured than authorised")
-        if self.state in ("captured", "refunded") and not self.captured_minor:
-            raise ValueError("captured, but nothing")
-        if self.state == "authorised" and (not self.authorised_minor or self.captured_minor):
-            raise ValueError("authorised, but nothing, or captured already")
-        if self.state in ("pending", "declined", "cancelled", "expired") and self.captured_minor:
-            raise ValueError("captured although it never came to that")
-        return self
-
-    def answer(self) -> Answer:
-        return Answer(
-            state=self.state,
-            reference=self.reference,
-            currency=self.currency,
-            authorised_minor=self.authorised_minor,
-            captured_minor=self.captured_minor,
-            refunded_minor=self.refunded_minor,
-            fee_minor=self.fee_minor,
-            expires_at=self.expires_at,
-            decline_code=self.decline_code,
-        )
-
-
-class RefundSaid(_Said):
-    """A refund as the gateway has it."""
-
-    payment_id: Annotated[UUID, Field(strict=False)]
-    refund_id: Annotated[UUID, Field(strict=False)]
-    reference: GatewayReference
-    state: Literal["pending", "refunded", "declined"]
-    currency: Currency
-    amount_minor: Annotated[int, Field(ge=1, le=MAX_AMOUNT_MINOR)]
-    decline_code: _Word | None = None
-
-    def answer(self) -> Answer:
-        return Answer(
-            state=self.state,
-            reference=self.reference,
-            currency=self.currency,
-            authorised_minor=0,
-            refunded_minor=self.amount_minor,
-            decline_code=self.decline_code,
-        )
-
-
-class _Error(_Said):
-    code: _Word
+class _Error(Said):
+    code: DeclineCode
     retryable: bool = False
 
 
-class _ErrorBody(_Said):
+class _ErrorBody(Said):
     error: _Error
 
 

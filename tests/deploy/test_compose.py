@@ -253,8 +253,11 @@ def test_each_of_kongs_routes_verifies_the_token() -> None:
         "http://sandbox:8080", kong_config.signing_key(Keys("http://sandbox:8080").document())
     )
     (service,) = document["services"]
-    assert [route["name"] for route in service["routes"]] == [route.name for route in ROUTES]
-    for route in service["routes"]:
+    *routes, webhooks = service["routes"]
+    assert [route["name"] for route in routes] == [route.name for route in ROUTES]
+    assert webhooks["paths"] == ["~/v1/webhooks/(?<adapter>[^/]+)/(?<tenant>[^/]+)$"]
+    assert webhooks["plugins"] == [], "payment gateways have no token: the shim verifies their signatures"
+    for route in routes:
         (plugin,) = [each for each in route["plugins"] if each["name"] == "jwt"]
         assert plugin["config"]["uri_param_names"] == []
         assert plugin["config"]["claims_to_verify"] == ["exp", "nbf"]

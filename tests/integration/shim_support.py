@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -49,7 +50,7 @@ class Api:
         return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
 
 
-def api_settings(server: NatsServer, issuer: Issuer, **overrides: Any) -> ApiSettings:
+def api_settings(server: NatsServer, issuer: Issuer, secrets_dir: Path | None = None, **overrides: Any) -> ApiSettings:
     """Settings of the role on free ports; `overrides` are fields of ShimSettings."""
     http_port, metrics_port = free_ports(2)
     shim: dict[str, Any] = {
@@ -64,15 +65,23 @@ def api_settings(server: NatsServer, issuer: Issuer, **overrides: Any) -> ApiSet
     return ApiSettings(
         ShimSettings(**shim),
         NatsSettings(nats_url=SecretStr(server.url("shim")), nats_replicas=1),
-        RuntimeSettings(region="test-1", country_profile="AFG", metrics_host="127.0.0.1", metrics_port=metrics_port),
+        RuntimeSettings(
+            region="test-1",
+            country_profile="AFG",
+            metrics_host="127.0.0.1",
+            metrics_port=metrics_port,
+            secrets_dir=secrets_dir,
+        ),
         TelemetrySettings(),
     )
 
 
 @asynccontextmanager
-async def api(server: NatsServer, issuer: Issuer, tenant: str = "clinic", **overrides: Any) -> AsyncIterator[Api]:
+async def api(
+    server: NatsServer, issuer: Issuer, tenant: str = "clinic", secrets_dir: Path | None = None, **overrides: Any
+) -> AsyncIterator[Api]:
     """A running shim and a client of it; `overrides` are fields of ShimSettings."""
-    async with running(api_settings(server, issuer, **overrides), stop=asyncio.Event()) as ports:
+    async with running(api_settings(server, issuer, secrets_dir, **overrides), stop=asyncio.Event()) as ports:
         base_url = f"http://127.0.0.1:{ports.http}"
         async with httpx.AsyncClient(base_url=base_url, timeout=30) as http:
             yield Api(http, base_url, f"http://127.0.0.1:{ports.metrics}", issuer, tenant)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.nats.topology import COMMANDS_STREAM, JOBS_STREAM, REPLAY_STREAM, durable_configs
-from gateway_shim.routes import ROUTES
+from gateway_shim.routes import ROUTES, WEBHOOKS
 from schemas.registry import GROUPS
 from schemas.subjects import CANARY_PREFIX, COMMAND_PREFIX
 from tools.stack.nats_permissions import ROLES
@@ -40,11 +40,15 @@ def topology() -> dict[str, Any]:
 
 
 def _routes() -> list[dict[str, Any]]:
-    """One of Kong's routes per first segment below /v1, with the methods the shim has there."""
+    """One of Kong's routes per first segment below /v1, with the methods the shim has there; `token`: it wants one."""
     methods: dict[str, set[str]] = {}
     for route in ROUTES:
         methods.setdefault(route.path.split("/")[2], set()).add(route.method)
-    return [{"name": name, "path": f"/v1/{name}", "methods": sorted(found)} for name, found in methods.items()]
+    found = [
+        {"name": name, "path": f"/v1/{name}", "methods": sorted(each), "token": True} for name, each in methods.items()
+    ]
+    webhooks = WEBHOOKS.partition("/{")[0]
+    return [*found, {"name": webhooks.split("/")[2], "path": webhooks, "methods": ["POST"], "token": False}]
 
 
 def text() -> str:

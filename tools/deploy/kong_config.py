@@ -1,4 +1,5 @@
-"""Kong's declarative configuration for compose.yaml's profile `edge`: each of the shim's routes, each with the jwt plugin.
+"""Kong's declarative configuration for compose.yaml's profile `edge`: each of the shim's routes, each with the jwt plugin,
+and the webhooks' without it.
 
     python -m tools.deploy.kong_config JWKS_URL ISSUER FILE
 
@@ -14,7 +15,7 @@ from typing import Any
 import httpx
 from joserfc.jwk import ECKey
 
-from gateway_shim.routes import ROUTES, Route
+from gateway_shim.routes import ROUTES, WEBHOOKS, Route
 
 UPSTREAM = "http://api:3035"
 _PARAMETER = re.compile(r"\{(\w+)\}")
@@ -44,7 +45,7 @@ def declarative(issuer: str, public_key_pem: str) -> dict[str, Any]:
                 "read_timeout": 10_000,
                 "retries": 0,  # a POST is not ours to repeat: the client has its Idempotency-Key
                 "plugins": [{"name": "request-size-limiting", "config": {"allowed_payload_size": 1}}],
-                "routes": [_route(route) for route in ROUTES],
+                "routes": [*(_route(route) for route in ROUTES), _webhooks()],
             }
         ],
         "consumers": [{"username": "billing-issuer", "jwt_secrets": [credential]}],
@@ -61,6 +62,12 @@ def _route(route: Route) -> dict[str, Any]:
         "preserve_host": True,
         "plugins": [jwt_plugin()],
     }
+
+
+def _webhooks() -> dict[str, Any]:
+    """Without a token: payment gateways have none. The shim verifies their signatures."""
+    webhooks = Route("POST", WEBHOOKS, "webhook.receive")
+    return _route(webhooks) | {"plugins": []}
 
 
 def signing_key(jwks: dict[str, Any]) -> str:

@@ -10,6 +10,7 @@ permissions bind both.
 
 from typing import NamedTuple
 
+from adapters.gateways.facts import WEBHOOK_COMMANDS
 from schemas.registry import COMMANDS
 from schemas.subjects import COMMAND_PREFIX, both_ways
 
@@ -26,6 +27,12 @@ INTERNAL_COMMANDS = tuple(
 # NATS checks what a subject mapping made of a subject: whoever sends commands needs the canary's subjects too, and whoever may
 # not send some must be refused both.
 _COMMANDS = both_ways(f"{COMMAND_PREFIX}.>")
+
+
+# What gateways tell by webhook comes through the shim: these internal commands, and no others.
+_NOT_BY_WEBHOOK = tuple(
+    subject for subject in INTERNAL_COMMANDS if not subject.endswith(tuple(f".{name}" for name in WEBHOOK_COMMANDS))
+)
 
 
 class Permissions(NamedTuple):
@@ -73,7 +80,7 @@ ROLES: dict[str, Permissions] = {
         subscribe=("_INBOX.>",),
     ),
     "shim": Permissions(
-        publish=(*_COMMANDS, "billing.v1.qry.>"), subscribe=("_INBOX.>",), publish_denied=INTERNAL_COMMANDS
+        publish=(*_COMMANDS, "billing.v1.qry.>"), subscribe=("_INBOX.>",), publish_denied=_NOT_BY_WEBHOOK
     ),
     # A person at the command line: reads every stream, replays, sends commands; changes no stream.
     "operator": Permissions(
