@@ -9,6 +9,7 @@ will be soon. Such a connection asks for them at each try (adapters/nats/login.p
 """
 
 import asyncio
+import contextlib
 import random
 import re
 import ssl
@@ -19,7 +20,7 @@ import nats
 import structlog
 from faststream.nats.security import NatsSecurity
 from nats.aio.client import Client, Server
-from nats.errors import AuthorizationError
+from nats.errors import AuthorizationError, Error
 
 from adapters.nats.login import Login
 
@@ -105,7 +106,12 @@ async def connect(
 
 def outlive_rotation(client: Client) -> None:
     """Make the connection come back when the server ends it over its credentials; by itself the client would close for good."""
-    process_error = client._process_err
+    process_error, tell = client._process_err, client._error_cb
+
+    async def tell_only(error: Exception) -> None:
+        # FastStream raises what it is told, which is meant for the first connection and would end every later attempt.
+        with contextlib.suppress(Error):
+            await tell(error)
 
     async def reconnect_or_close(err_msg: str) -> None:
         if _REFUSED_LOGIN.search(err_msg):
@@ -113,6 +119,7 @@ def outlive_rotation(client: Client) -> None:
         else:
             await process_error(err_msg)
 
+    client._error_cb = tell_only
     client._process_err = reconnect_or_close  # type: ignore[method-assign]
 
 

@@ -93,6 +93,15 @@ class NatsServer:
             self._write_state(state)
             self._reload()
 
+    def rotate_password(self, user: str) -> str:
+        """Give a user a new password and return its URL. The old one is refused and its connections end before this returns."""
+        with locked(self.directory / "state.lock"):
+            state = self._state()
+            state["passwords"][user] = secrets.token_hex(16)
+            self._write_state(state)
+            self._reload()
+        return self.url(user)
+
     def start(self) -> Self:
         self.launch()
         self.wait_ready()
