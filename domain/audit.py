@@ -135,7 +135,8 @@ def audit_row(
         stream=STREAM,
         subject=audit_subject(tenant_id, name),
         headers=_headers(tenant_id, name, record_id, recorded_at, command_id, traceparent),
-        body=orjson.dumps(body),
+        # orjson writes a UUID, but not a subclass of it, which the driver's are (schemas/uuids.py).
+        body=orjson.dumps(body, default=str),
         recorded_at=recorded_at,
     )
 

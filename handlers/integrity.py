@@ -57,6 +57,4 @@ class Integrity:
                 tenant_id=tenant_id,
                 check=mismatch.check,
                 subject=mismatch.subject,
-                expected=mismatch.expected,
-                found=mismatch.found,
             )
