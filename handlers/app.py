@@ -43,6 +43,7 @@ from handlers.audit import AuditTrail, QueryAudit
 from handlers.neighbours import Neighbours, neighbours
 from handlers.pipeline import Pipeline
 from handlers.prepare import Preparation
+from handlers.presence import present
 from handlers.queries import CONCURRENCY, Outside, Queries, register
 from handlers.store_keeper import StoreKeeper
 from handlers.suspects import Quarantine, Suspects
@@ -143,6 +144,7 @@ async def _start(
         _database(config.database, config.database.database_url, shares.pipeline)
     )
     login = login_of(config.nats)
+    await resources.enter_async_context(present(database))
     options = broker_options(login=login, tls=tls_of(config.nats), name="billing-handlers", on_closed=on_closed)
     broker: Any = NatsBroker(
         config.nats.servers if login is None else without_users(config.nats.servers),

@@ -38,8 +38,8 @@ class Workload(NamedTuple):
 
 # A replica applies a few thousand commands a second (docs/benchmarks.md): 1,000 waiting are a second's work or less.
 COMMANDS_LAG_PER_REPLICA = 1_000
-# Runs and exports take minutes to hours, chunks of statements seconds.
-_JOBS_LAG_PER_REPLICA = {"statements": 2, "statements-items": 4, "gl-export": 2}
+# Runs and exports take minutes to hours, chunks of statements seconds; a charge at a payment gateway about one, many at a time.
+_JOBS_LAG_PER_REPLICA = {"statements": 2, "statements-items": 4, "gl-export": 2, "gateway": 100}
 
 COMMANDS = tuple(Queue(group, COMMANDS_STREAM, durable(group)) for group in GROUPS)
 REPLAYS = tuple(Queue(group, REPLAY_STREAM, replays(group)) for group in GROUPS)

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from adapters.postgres.dsn import Connection, Dsn, connect
+from adapters.postgres.release import stamped
 from schemas.subjects import TENANT
 
 POOL_SIZE = 20
@@ -78,7 +79,7 @@ class Database:
             # By default asyncpg prepares statements above 15 kB anew each time: just the large saves.
             "max_cacheable_statement_size": 0,
             "server_settings": {
-                "application_name": application_name,
+                "application_name": stamped(application_name),
                 "lock_timeout": str(lock_timeout_ms),
                 "statement_timeout": str(statement_timeout_ms),
                 "idle_in_transaction_session_timeout": str(IDLE_IN_TRANSACTION_TIMEOUT_MS),
@@ -102,6 +103,11 @@ class Database:
 
     async def close(self) -> None:
         await self._engine.dispose()
+
+    async def ping(self) -> None:
+        """A round trip on a connection of the pool, which stays open. Raises what asyncpg and SQLAlchemy raise."""
+        async with self._engine.connect() as pooled:
+            await (await _driver(pooled)).execute("SELECT 1")
 
     @asynccontextmanager
     async def transaction(self, tenant_id: str) -> AsyncIterator[Transaction]:

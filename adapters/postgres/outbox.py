@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Self
 
 from adapters.postgres.dsn import Connection, Dsn, connect
+from adapters.postgres.release import stamped
 
 # First key of the two-key advisory locks, so that they meet no other use of advisory locks: "bill" in ASCII.
 LOCK_SPACE = 0x62696C6C
@@ -94,7 +95,7 @@ class OutboxSession:
             dsn,
             timeout=timeout_seconds,
             command_timeout=timeout_seconds,
-            server_settings={"application_name": "billing-relay", **KEEPALIVES},
+            server_settings={"application_name": stamped("billing-relay"), **KEEPALIVES},
         )
         return cls(connection, shards)
 

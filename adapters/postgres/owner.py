@@ -10,6 +10,7 @@ from typing import Self
 
 from adapters.postgres.dsn import Connection, Dsn, connect
 from adapters.postgres.outbox import KEEPALIVES, LOCK_SPACE
+from adapters.postgres.release import stamped
 
 SCHEDULES = 1_000  # second key of the lock; the relay's shards have the keys below
 _TRY_LOCK = "SELECT pg_try_advisory_lock($1, $2)"
@@ -29,7 +30,7 @@ class OwnerSession:
             dsn,
             timeout=timeout_seconds,
             command_timeout=timeout_seconds,
-            server_settings={"application_name": "billing-schedules", **KEEPALIVES},
+            server_settings={"application_name": stamped("billing-schedules"), **KEEPALIVES},
         )
         return cls(connection)
 

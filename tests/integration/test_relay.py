@@ -48,7 +48,7 @@ async def _all_sent(db: Connection, *tenants: str, seconds: float = 20) -> None:
 async def _kill_relay_sessions(db: Connection) -> int:
     rows = await db.fetch(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-        "WHERE application_name = 'billing-relay' AND datname = current_database()"
+        "WHERE application_name LIKE 'billing-relay@%' AND datname = current_database()"
     )
     return len(rows)
 

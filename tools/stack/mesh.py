@@ -188,11 +188,14 @@ class Mesh:
             tenant_id=tenant_id, name=tenant_id, region=env["REGION"], country_profile=env["COUNTRY_PROFILE"]
         )
 
-    def migrate(self) -> str:
-        """`billing migrate`, as a process; returns what it printed. Raises StackError when it fails."""
+    def migrate(self, *arguments: str, code: Path = PROJECT_ROOT) -> str:
+        """`billing migrate`, as a process; returns what it printed. Raises StackError when it fails.
+
+        `code`: a directory with another release; a role of it is `add_process(…, env={"PYTHONPATH": str(code)})`.
+        """
         result = subprocess.run(
-            [sys.executable, "-m", "tools.cli", "migrate"],
-            env={"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": str(PROJECT_ROOT), **self.env("migrate")},
+            [sys.executable, "-m", "tools.cli", "migrate", *arguments],
+            env={"PATH": os.environ.get("PATH", os.defpath), "PYTHONPATH": str(code), **self.env("migrate")},
             cwd="/",
             capture_output=True,
             text=True,

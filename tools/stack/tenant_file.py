@@ -38,7 +38,9 @@ class TenantFile:
         return [TenantProfile.model_validate_json(json.dumps(each)) for each in stored]
 
     def _write(self, tenants: Iterable[TenantProfile]) -> None:
-        content = {"tenants": [tenant.model_dump(mode="json") for tenant in tenants], "code_systems": CODE_SYSTEMS}
+        # Defaults are left out: another release reads the file, too, as long as only what it knows is used.
+        stated = [tenant.model_dump(mode="json", exclude_defaults=True) for tenant in tenants]
+        content = {"tenants": stated, "code_systems": CODE_SYSTEMS}
         # Replaced in one step: a reader never sees half a file.
         unfinished = self.path.with_name(f"{self.path.name}.{os.getpid()}.partial")
         unfinished.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
