@@ -6,9 +6,11 @@ waited for in place; only failures of the work itself, and crashes, use deliveri
 """
 
 import asyncio
+import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic
 from typing import NamedTuple
 from uuid import UUID
@@ -46,6 +48,9 @@ OUTAGE_BACK_OFF_SECONDS = (0.25, 10.0)
 FETCH_FAILING_SECONDS = 30.0  # as for the command groups: longer than an election, then a restart is the better try
 DEPTH_INTERVAL_SECONDS = 5.0
 MAX_DETAIL_CHARACTERS = 500
+# What a tenant's share of a queue cannot take comes again after about this long. Some hundreds of such messages cost a few
+# hundred deliveries a second, each a fraction of a millisecond.
+TENANT_BUSY_SECONDS = 1.0
 
 _OUTAGES = (Outage, ReportTimeout, nats_errors.Error, JetStreamError)
 
@@ -74,18 +79,27 @@ class JobWork(NamedTuple):
     stopping: asyncio.Event
 
 
+class JobOf(BaseModel):
+    """Whose job a message is about, whatever else its body has."""
+
+    job_id: UUID
+
+
 class JobQueue(NamedTuple):
-    """One durable of BILLING_JOBS and who handles its messages. `concurrency` is per worker."""
+    """One durable of BILLING_JOBS and who handles its messages. `concurrency` is per worker, and so is `per_tenant`: what is
+    above that goes back for a moment, so that a tenant whose work is stuck holds up nobody else's.
+
+    `leave`: takes what cannot be done; without it the job of the message's `job_id` is failed, and a message that was tried to
+    its end buried.
+    """
 
     durable: str
     handle: Callable[[JobWork], Awaitable[None]]
     concurrency: int = 1
-
-
-class _JobOf(BaseModel):
-    """Whose job a message is about, whatever else its body has."""
-
-    job_id: UUID
+    per_tenant: int | None = None
+    body: type[BaseModel] = JobOf
+    leave: Callable[[JobWork, JobFailure], Awaitable[None]] | None = None
+    retry: RetryPolicy | None = None
 
 
 class JobRunner:
@@ -116,7 +130,7 @@ class JobRunner:
     async def _consume(self, queue: JobQueue, stop: asyncio.Event) -> None:
         fetch = AdaptiveFetch(None, self._connection, stream=JOBS_STREAM, durable=queue.durable, batch_size=1)
         self._fetches[queue.durable] = fetch
-        slots = asyncio.Semaphore(queue.concurrency)
+        slots, turns = asyncio.Semaphore(queue.concurrency), TenantTurns(queue.per_tenant)
         draining = asyncio.create_task(_drain_on(stop, fetch))
         async with asyncio.TaskGroup() as tasks:
             while not stop.is_set():
@@ -126,7 +140,13 @@ class JobRunner:
                 except nats_errors.TimeoutError:
                     slots.release()
                     continue
-                tasks.create_task(self._one(queue, message, stop)).add_done_callback(lambda _: slots.release())
+                tenant_id = _tenant_of(message)
+                if not turns.take(tenant_id):
+                    slots.release()
+                    await self._back_for_a_moment(queue, message)
+                    continue
+                working = tasks.create_task(self._one(queue, message, stop))
+                working.add_done_callback(partial(turns.done, tenant_id, slots))
         await draining
 
     async def _one(self, queue: JobQueue, message: Msg, stop: asyncio.Event) -> None:
@@ -154,11 +174,11 @@ class JobRunner:
 
     async def _handle(self, queue: JobQueue, message: Msg, stop: asyncio.Event) -> str:
         found = delivery(message.reply)
-        work = _work(message, found, stop)
+        work = _work(queue, message, found, stop)
         if isinstance(work, Problem):
             await self._bury(queue, message, found, work)
             return "malformed"
-        if found.delivered > self._retry.deliveries:
+        if found.delivered > self._retry_of(queue).deliveries:
             failure = JobFailure(
                 "worker_lost", "every worker that took the job ended before it was done", retryable=False
             )
@@ -196,8 +216,9 @@ class JobRunner:
 
     async def _failed(self, queue: JobQueue, message: Msg, work: JobWork, failure: JobFailure) -> str:
         delivered = work.delivery.delivered
-        if failure.retryable and delivered < self._retry.deliveries:
-            delay = self._retry.delay_seconds(delivered)
+        retry = self._retry_of(queue)
+        if failure.retryable and delivered < retry.deliveries:
+            delay = retry.delay_seconds(delivered)
             log.warning("job_retried", **_ids(queue, work), code=failure.code, delay_seconds=delay)
             await message.nak(delay=delay)
             return "retried"
@@ -205,6 +226,10 @@ class JobRunner:
 
     async def _give_up(self, queue: JobQueue, message: Msg, work: JobWork, failure: JobFailure) -> str:
         """The job is told; a message whose work was tried and tried again is kept with its body for people to look at."""
+        if queue.leave is not None:
+            await queue.leave(work, failure)
+            await message.ack()
+            return "left"
         await self._report_failed(work, failure)
         if work.delivery.delivered >= self._retry.deliveries:
             details = {"failure": failure.code}
@@ -214,7 +239,7 @@ class JobRunner:
         return "failed"
 
     async def _report_failed(self, work: JobWork, failure: JobFailure) -> None:
-        job_id = _JobOf.model_validate_json(work.data).job_id
+        job_id = JobOf.model_validate_json(work.data).job_id
         # Per message, not per job: after a retry another message may fail the job again.
         command_id = derived_id(work.tenant_id, work.run_id, work.delivery.recorded_at, "failed")
         detail = failure.detail[:MAX_DETAIL_CHARACTERS]
@@ -230,7 +255,7 @@ class JobRunner:
         )
 
     async def _bury(self, queue: JobQueue, message: Msg, found: Delivery, why: Problem) -> None:
-        tenant_id = message.subject.split(".")[3] if message.subject.count(".") >= 3 else "_"
+        tenant_id = _tenant_of(message)
         log.warning(
             "job_dead_lettered",
             queue=queue.durable,
@@ -248,6 +273,14 @@ class JobRunner:
         )
         await message.term()
 
+    def _retry_of(self, queue: JobQueue) -> RetryPolicy:
+        return queue.retry or self._retry
+
+    async def _back_for_a_moment(self, queue: JobQueue, message: Msg) -> None:
+        metrics.JOBS.labels(queue.durable, "tenant_busy").inc()
+        with suppress(nats_errors.Error):  # disconnected: it comes again after its ack wait
+            await message.nak(delay=TENANT_BUSY_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311  jitter
+
     async def _report_depth(self, queues: Sequence[JobQueue], stop: asyncio.Event) -> None:
         while not stop.is_set():
             for queue in queues:
@@ -256,6 +289,33 @@ class JobRunner:
                     metrics.DEPTH.labels(queue.durable).set(state.depth)
                     metrics.OLDEST_AGE.labels(queue.durable).set(state.oldest_age_seconds(datetime.now(UTC)))
             await pause(stop, DEPTH_INTERVAL_SECONDS)
+
+
+class TenantTurns:
+    """How many messages of each tenant one queue has in hand. `limit` None: any number."""
+
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._in_hand: dict[str, int] = {}
+
+    def take(self, tenant_id: str) -> bool:
+        taken = self._in_hand.get(tenant_id, 0)
+        if self._limit is not None and taken >= self._limit:
+            return False
+        self._in_hand[tenant_id] = taken + 1
+        return True
+
+    def done(self, tenant_id: str, slots: asyncio.Semaphore, _work: "asyncio.Task[None]") -> None:
+        self._in_hand[tenant_id] -= 1
+        if not self._in_hand[tenant_id]:
+            del self._in_hand[tenant_id]
+        slots.release()
+
+
+def _tenant_of(message: Msg) -> str:
+    """As the subject says; `_` for one that names none, which is buried."""
+    tokens = message.subject.split(".")
+    return tokens[3] if len(tokens) > 3 else "_"
 
 
 async def _drain_on(stop: asyncio.Event, fetch: AdaptiveFetch) -> None:
@@ -283,7 +343,7 @@ async def _heartbeat(message: Msg) -> AsyncIterator[None]:
             await beating
 
 
-def _work(message: Msg, found: Delivery, stop: asyncio.Event) -> JobWork | Problem:
+def _work(queue: JobQueue, message: Msg, found: Delivery, stop: asyncio.Event) -> JobWork | Problem:
     tokens = message.subject.split(".")
     run_id = headers.command_id((message.headers or {}).get(headers.MESSAGE_ID))
     if not message.subject.startswith(f"{JOB_PREFIX}.") or len(tokens) != 5 or not TENANT.fullmatch(tokens[3]):
@@ -291,7 +351,7 @@ def _work(message: Msg, found: Delivery, stop: asyncio.Event) -> JobWork | Probl
     if run_id is None:
         return problem(Code.MESSAGE_ID_MISSING)
     try:
-        _JobOf.model_validate_json(message.data)
+        queue.body.model_validate_json(message.data)
     except ValidationError:
         return problem(Code.MALFORMED_COMMAND, "the body names no job")
     return JobWork(tokens[3], run_id, message.data, found, stop)

@@ -57,6 +57,14 @@ class Schedule(NamedTuple):
     run: Callable[[], Awaitable[None]]
 
 
+class TenantsSchedule(NamedTuple):
+    """Work over all tenants: `run` is given their ids."""
+
+    name: str
+    interval: timedelta
+    run: Callable[[Sequence[str]], Awaitable[None]]
+
+
 class Scheduler:
     """`database` reads one tenant at a time; `dsn` is the role `billing_relay`."""
 
@@ -68,9 +76,11 @@ class Scheduler:
         directory: TenantDirectory,
         reporter: Reporter,
         intervals: Intervals,
+        more: Sequence["TenantsSchedule"] = (),
     ) -> None:
+        """`more`: other schedules of the same owner."""
         self._dsn, self._database, self._directory, self._reporter = dsn, database, directory, reporter
-        self._intervals = intervals
+        self._intervals, self._more = intervals, more
 
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop` is set. Outages are logged, counted and outlived, never raised."""
@@ -113,6 +123,7 @@ class Scheduler:
             Schedule("overdue", given.overdue, mark),
             Schedule("verify", given.verify, verify),
             Schedule("inbox_cleanup", given.inbox_cleanup, clean),
+            *(_of_tenants(session, each) for each in self._more),
         ]
 
     async def _own(self, session: OwnerSession, schedules: Sequence[Schedule], stop: asyncio.Event) -> None:
@@ -162,6 +173,13 @@ async def clean_inbox(session: OwnerSession, tenant_id: str, older_than: datetim
         removed += count
         metrics.INBOX_REMOVED.inc(count)
     return removed
+
+
+def _of_tenants(session: OwnerSession, given: TenantsSchedule) -> Schedule:
+    async def run() -> None:
+        await given.run(await session.tenants())
+
+    return Schedule(given.name, given.interval, run)
 
 
 async def _watch(session: OwnerSession, stop: asyncio.Event) -> None:

@@ -11,36 +11,50 @@ from typing import NamedTuple
 import structlog
 from nats.aio.client import Client
 
+from adapters.gateways.provider import Gateways
 from adapters.nats.connection import connect
 from adapters.nats.login import login_of
 from adapters.nats.tls import tls_of
 from adapters.nats.topology import JOB_QUEUES
 from adapters.neighbours.ports import TenantDirectory
 from adapters.postgres.database import Database
-from adapters.settings import DatabaseSettings, NatsSettings, ObjectStoreSettings, RuntimeSettings, WorkerSettings
+from adapters.settings import (
+    DatabaseSettings,
+    GatewaySettings,
+    NatsSettings,
+    ObjectStoreSettings,
+    RuntimeSettings,
+    WorkerSettings,
+)
 from adapters.telemetry.probes import Check, probes
+from handlers.gateway_circuits import CircuitReports
+from handlers.gateway_jobs import GATEWAY_RETRY, GatewayJobs
+from handlers.gateway_recovery import GatewayRecovery, Patience
 from handlers.gl_export import GlExporter
 from handlers.jobs import JobQueue, JobRunner, RetryPolicy
 from handlers.neighbours import neighbours
 from handlers.relay import run_relay
 from handlers.reporting import Reporter
-from handlers.schedules import Intervals, Scheduler
+from handlers.schedules import Intervals, Scheduler, TenantsSchedule
 from handlers.statement_items import StatementItems
 from handlers.statement_run import RunSource
 from handlers.statement_split import StatementSplit
 from handlers.store_keeper import StoreKeeper
+from schemas.hold import GatewayJob
 
 log = structlog.get_logger()
 
 
 class WorkerConfig(NamedTuple):
-    """The settings the role reads. Without `objects` it runs no jobs: they all write files."""
+    """The settings the role reads. Without `objects` it runs no jobs that write files; without `gateways` it asks no payment
+    gateway."""
 
     runtime: RuntimeSettings
     database: DatabaseSettings
     nats: NatsSettings
     worker: WorkerSettings
     objects: ObjectStoreSettings | None = None
+    gateways: GatewaySettings | None = None
 
 
 async def run_worker(config: WorkerConfig, stop: asyncio.Event) -> bool:
@@ -66,7 +80,10 @@ async def run_worker(config: WorkerConfig, stop: asyncio.Event) -> bool:
             outside = neighbours(config.runtime)
             resources.push_async_callback(outside.aclose)
             runner, queues = await _jobs(config, connection, database, reporter, outside.directory, resources)
-            scheduler = _scheduler(config, database, reporter, outside.directory)
+            charging = await _charging(config, database, reporter, outside.directory, resources)
+            if charging is not None:
+                queues = [*queues, charging.queue]
+            scheduler = _scheduler(config, database, reporter, outside.directory, charging)
             liveness: dict[str, Check] = {"jobs": runner.check} if queues else {}
             await resources.enter_async_context(
                 probes(
@@ -81,6 +98,8 @@ async def run_worker(config: WorkerConfig, stop: asyncio.Event) -> bool:
                 tasks.create_task(scheduler.run(stop))
                 if queues:
                     tasks.create_task(runner.run(queues, stop))
+                if charging is not None:
+                    tasks.create_task(charging.circuits.run(stop))
                 log.info("worker_started", shard_groups=config.worker.relay_shards, queues=[q.durable for q in queues])
     finally:
         stop.set()
@@ -102,7 +121,59 @@ async def _relay(config: WorkerConfig, connection: Client, stop: asyncio.Event) 
     )
 
 
-def _scheduler(config: WorkerConfig, database: Database, reporter: Reporter, directory: TenantDirectory) -> Scheduler:
+class Charging(NamedTuple):
+    """What a worker does with payment gateways."""
+
+    queue: JobQueue
+    schedules: tuple[TenantsSchedule, ...]
+    circuits: CircuitReports
+
+
+async def _charging(
+    config: WorkerConfig,
+    database: Database,
+    reporter: Reporter,
+    directory: TenantDirectory,
+    resources: AsyncExitStack,
+) -> Charging | None:
+    settings = config.gateways
+    if settings is None:
+        return None
+    circuits = CircuitReports(reporter)
+    gateways = Gateways(settings, config.runtime.open_secrets(), on_circuit=circuits.changed)
+    resources.push_async_callback(gateways.aclose)
+    jobs = GatewayJobs(database, directory, gateways, reporter)
+    patience = Patience(silent=timedelta(seconds=settings.gateway_silent_seconds))
+    recovery = GatewayRecovery(database, directory, gateways, reporter, patience)
+    return Charging(
+        JobQueue(
+            "gateway",
+            jobs.handle,
+            settings.gateway_job_concurrency,
+            per_tenant=settings.gateway_concurrency,
+            body=GatewayJob,
+            leave=jobs.leave,
+            retry=GATEWAY_RETRY,
+        ),
+        (
+            TenantsSchedule(
+                "gateway_recovery", timedelta(seconds=settings.gateway_recovery_interval_seconds), recovery.run
+            ),
+            TenantsSchedule(
+                "hold_expiry", timedelta(seconds=settings.gateway_expiry_interval_seconds), recovery.expire
+            ),
+        ),
+        circuits,
+    )
+
+
+def _scheduler(
+    config: WorkerConfig,
+    database: Database,
+    reporter: Reporter,
+    directory: TenantDirectory,
+    charging: Charging | None,
+) -> Scheduler:
     given, dsn = config.worker, config.database.database_relay_url or config.database.database_url
     return Scheduler(
         dsn=dsn,
@@ -116,6 +187,7 @@ def _scheduler(config: WorkerConfig, database: Database, reporter: Reporter, dir
             inbox_cleanup=timedelta(seconds=given.inbox_cleanup_interval_seconds),
             inbox_retention=timedelta(days=given.inbox_retention_days),
         ),
+        more=charging.schedules if charging is not None else (),
     )
 
 

@@ -65,10 +65,11 @@ def handlers(
 
 
 def worker() -> None:
-    """The outbox relay, and the jobs where OBJECT_STORE_BUCKET is set. WORKER=true selects it too, as plain `billing` or
-    `billing api`."""
+    """The outbox relay, payment gateways, and the jobs that write files where OBJECT_STORE_BUCKET is set. WORKER=true selects
+    it too, as plain `billing` or `billing api`."""
     from adapters.settings import (
         DatabaseSettings,
+        GatewaySettings,
         NatsSettings,
         RuntimeSettings,
         TelemetrySettings,
@@ -80,9 +81,14 @@ def worker() -> None:
     from handlers.worker import WorkerConfig, run_worker
     from tools.cli.run_role import run_role
 
-    check(RuntimeSettings, TelemetrySettings, DatabaseSettings, NatsSettings, WorkerSettings)
+    check(RuntimeSettings, TelemetrySettings, DatabaseSettings, NatsSettings, WorkerSettings, GatewaySettings)
     config = WorkerConfig(
-        load(RuntimeSettings), load(DatabaseSettings), load(NatsSettings), load(WorkerSettings), load_objects()
+        load(RuntimeSettings),
+        load(DatabaseSettings),
+        load(NatsSettings),
+        load(WorkerSettings),
+        load_objects(),
+        load(GatewaySettings),
     )
     role = lambda stop: run_worker(config, stop)  # noqa: E731
     raise typer.Exit(run_role("worker", role, runtime=config.runtime, settings=load(TelemetrySettings)))
