@@ -15,13 +15,12 @@ from tools.faults.nemesis import FAULTS, Fault
 from tools.stack.paths import PROJECT_ROOT
 from tools.stack.process import StackError
 
-DIRECTORY = PROJECT_ROOT / ".stack" / "faults"
 _LARGEST_SEED = 10_000
 
 
 def main() -> int:
     arguments = _arguments()
-    path = DIRECTORY / f"history-{arguments.seed}.jsonl"
+    path = runner.DIRECTORY / f"history-{arguments.seed}.jsonl"
     print(f"seed {arguments.seed}: {arguments.faults} faults of {len(FAULTS)} kinds, {arguments.rate} turns/s offered")
 
     def told(number: int, fault: Fault) -> None:
@@ -32,10 +31,10 @@ def main() -> int:
             runner.run(arguments.seed, arguments.faults, per_second=arguments.rate, history_path=path, told=told)
         )
     except Broken as broken:
-        print(f"BROKEN  {broken}\nhistory: {_shown(path)}", file=sys.stderr)
+        print(f"BROKEN  {broken}\nhistory: {_shown(path)}, logs beside it", file=sys.stderr)
         return 1
     except StackError as error:
-        print(f"the mesh is away: {error}\nhistory: {_shown(path)}", file=sys.stderr)
+        print(f"the mesh is away: {error}\nhistory: {_shown(path)}, logs beside it", file=sys.stderr)
         return 3
     path.unlink()
     _print(result)

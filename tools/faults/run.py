@@ -2,9 +2,10 @@
 
 import asyncio
 import random
+import shutil
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 from uuid import uuid4
@@ -23,9 +24,11 @@ from tools.faults.proxy import Proxy
 from tools.faults.workload import Workload
 from tools.stack import Stack
 from tools.stack.mesh import Mesh
+from tools.stack.paths import PROJECT_ROOT
 from tools.stack.role_process import ServiceRole
 
 TENANTS = ("fault-one", "fault-two", "fault-three", "fault-four")
+DIRECTORY = PROJECT_ROOT / ".stack" / "faults"
 PROCESSES: tuple[ServiceRole, ...] = ("handlers", "worker")
 COPIES = 2  # of each role: they compete
 # So that a run need not sit out the half minute after which a dead process's messages come again.
@@ -38,6 +41,9 @@ _NANOSECONDS = 1_000_000_000
 _GROUPS = ("accounts", "charges", "invoices", "payments")
 
 
+Told = Callable[[int, Fault], None]
+
+
 class Result(NamedTuple):
     """`seconds` of load, `settled_seconds` from the last fault until nothing was left to do."""
 
@@ -48,39 +54,43 @@ class Result(NamedTuple):
     settled_seconds: float
 
 
-async def run(
-    seed: int,
-    count: int,
-    *,
-    per_second: int = 300,
-    history_path: Path | None = None,
-    told: Callable[[int, Fault], None] = lambda _number, _fault: None,
-) -> Result:
+async def run(seed: int, count: int, *, per_second: int, history_path: Path | None, told: Told) -> Result:
     """`count` faults under load. Raises Broken where a promise does not hold, StackError where a process does not come back."""
     async with AsyncExitStack() as resources:
         history = resources.enter_context(History(history_path))
-        scene = await resources.enter_async_context(_scene(seed))
+        scene = await resources.enter_async_context(scene_of(seed))
         began = time.monotonic()
-        workload = Workload(scene.mesh.nats_url(), TENANTS, history, seed=seed, per_second=per_second)
-        async with workload.running():
-            for number, (fault, seconds) in enumerate(plan(seed, count), 1):
-                await asyncio.sleep(scene.chance.uniform(*CALM_SECONDS))
-                told(number, fault)
-                history.fault(fault.name, "begins")
-                async with fault.inject(scene):
-                    await asyncio.sleep(seconds)
-                history.fault(fault.name, "ends")
-            await asyncio.sleep(CALM_SECONDS[1])
+        await under_load(scene, history, plan(seed, count), seed=seed, per_second=per_second, told=told)
         ended = time.monotonic()
-        await _settled(scene.mesh)
+        await nothing_left(scene.mesh)
         settled = time.monotonic()
-        findings = await check(scene.mesh, history)
-        findings.append(await _verified(scene.mesh))
+        findings = [*await check(scene.mesh, history), await verified(scene.mesh)]
         return Result(findings, dict(history.faults), len(history.sent), ended - began, settled - ended)
 
 
+async def under_load(
+    scene: Scene,
+    history: History,
+    faults: Sequence[tuple[Fault, float]],
+    *,
+    seed: int,
+    per_second: int = 300,
+    told: Told = lambda _number, _fault: None,
+) -> None:
+    """One fault after another, with calm between, while the workload goes on."""
+    async with Workload(scene.mesh.nats_url(), TENANTS, history, seed=seed, per_second=per_second).running():
+        for number, (fault, seconds) in enumerate(faults, 1):
+            await asyncio.sleep(scene.chance.uniform(*CALM_SECONDS))
+            told(number, fault)
+            history.fault(fault.name, "begins")
+            async with fault.inject(scene):
+                await asyncio.sleep(seconds)
+            history.fault(fault.name, "ends")
+        await asyncio.sleep(CALM_SECONDS[1])
+
+
 @asynccontextmanager
-async def _scene(seed: int) -> AsyncIterator[Scene]:
+async def scene_of(seed: int) -> AsyncIterator[Scene]:
     """A mesh with two of each role, which reach NATS and PostgreSQL through proxies."""
     stack = Stack(f"faults-{uuid4().hex[:8]}", ephemeral=True)
     mesh = Mesh(stack, tenants=TENANTS, roles=())
@@ -98,10 +108,25 @@ async def _scene(seed: int) -> AsyncIterator[Scene]:
                 await asyncio.to_thread(process.launch)
             for process in processes:
                 await asyncio.to_thread(process.wait_ready)
-            yield Scene(mesh, to_nats, to_postgres, random.Random(f"scene {seed}"))  # noqa: S311  repeatable on purpose
+            with _logs_kept(mesh):
+                yield Scene(mesh, to_nats, to_postgres, random.Random(f"scene {seed}"))  # noqa: S311  repeatable on purpose
             await asyncio.to_thread(mesh.stop)  # while they still reach the servers: they drain
     finally:
         await asyncio.to_thread(mesh.stop)
+
+
+@contextmanager
+def _logs_kept(mesh: Mesh) -> Iterator[None]:
+    """Where a promise does not hold, the processes' logs outlive the mesh."""
+    try:
+        yield
+    except BaseException:
+        kept = DIRECTORY / "logs"
+        kept.mkdir(parents=True, exist_ok=True)
+        for name, path in mesh.log_paths().items():
+            if path.exists():
+                shutil.copy(path, kept / f"{name}.log")
+        raise
 
 
 def _through(env: dict[str, str], ports: dict[int, int]) -> dict[str, str]:
@@ -127,7 +152,7 @@ async def _shorten_ack_wait(mesh: Mesh) -> None:
         await client.close()
 
 
-async def _settled(mesh: Mesh) -> None:
+async def nothing_left(mesh: Mesh) -> None:
     """Returns when every command is acknowledged and the outbox is empty. Raises Broken when that takes too long."""
     client = await nats.connect(mesh.nats_url("admin"))
     connection = await asyncpg.connect(mesh.dsn("postgres"))
@@ -147,7 +172,7 @@ async def _settled(mesh: Mesh) -> None:
         await client.close()
 
 
-async def _verified(mesh: Mesh) -> Finding:
+async def verified(mesh: Mesh) -> Finding:
     """What `billing ledger verify` says, beside the checker's own view: it knows the hash chain."""
     database = Database(mesh.dsn("billing_read"), application_name="faults-verify", pool_size=1)
     checks = 0
