@@ -103,7 +103,7 @@ def modules() -> list[str]:
 
 
 def _declared(module: str) -> Iterator[MetricDocument]:
-    roles = REPORTED_BY.get(module) or tuple(role for role, entry in ENTRIES.items() if module in _imports(entry))
+    roles = REPORTED_BY.get(module) or tuple(role for role, entry in ENTRIES.items() if module in imported(entry))
     for value in vars(importlib.import_module(module)).values():
         if isinstance(value, MetricWrapperBase):
             (family,) = value.describe()
@@ -114,7 +114,7 @@ def _declared(module: str) -> Iterator[MetricDocument]:
 
 
 @cache
-def _imports(module: str) -> frozenset[str]:
+def imported(module: str) -> frozenset[str]:
     """What a module of ours imports of ours, directly or not, itself included."""
     seen: set[str] = set()
     waiting = [module]
