@@ -12,7 +12,7 @@ import orjson
 from pydantic import ValidationError
 
 from adapters.gateways.generic_answers import PaymentSaid, RefundSaid, Said
-from adapters.gateways.keys import Credentials
+from adapters.gateways.keys import Credentials, capture_key
 from adapters.gateways.ports import Answer, Charge, Reason, Refused, Unasked, Unknown
 from adapters.gateways.wire import NotSent, Reply, Wire
 from schemas.gateway import DeclineCode
@@ -62,8 +62,8 @@ class GenericGateway:
         def right(said: PaymentSaid) -> bool:
             return _is(said, payment_id, reference) and said.captured_minor in (amount_minor, 0)
 
-        path = f"/v1/payments/{payment_id}/capture"
-        return await self._act(path, f"{payment_id}:capture", {"amount_minor": amount_minor}, PaymentSaid, right)
+        path, body = f"/v1/payments/{payment_id}/capture", {"amount_minor": amount_minor}
+        return await self._act(path, capture_key(payment_id, amount_minor), body, PaymentSaid, right)
 
     async def cancel(self, payment_id: UUID, reference: str) -> Answer | Refused:
         def right(said: PaymentSaid) -> bool:

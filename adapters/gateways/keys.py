@@ -1,14 +1,20 @@
-"""A tenant's API key, read at each use: a rotation counts from the next request on, and fails none."""
+"""Keys: a tenant's API key, read at each use, so that a rotation fails no payment; and idempotency keys."""
 
 import re
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
+from uuid import UUID
 
 from adapters.gateways.ports import Reason, Refused
 from adapters.secrets import Secret
 
 T = TypeVar("T")
 _KEY = re.compile(r"[\x21-\x7e]{1,4096}")  # goes into a header
+
+
+def capture_key(payment_id: UUID, amount_minor: int) -> str:
+    """Of one capture. The amount is part of it: another amount after a refusal is another request, and no hold is taken twice."""
+    return f"{payment_id}:capture:{amount_minor}"
 
 
 class Credentials:

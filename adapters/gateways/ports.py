@@ -73,8 +73,8 @@ class Unasked(Unknown):
 
 
 class Gateway(Protocol):
-    """One tenant's gateway. Keys: `<payment_id>` for the charge, `<payment_id>:capture`, `<refund_id>` and so on; one key,
-    one effect, for ever (an adapter whose service forgets keys has to look first)."""
+    """One tenant's gateway. Keys: `<payment_id>` for the charge, `<payment_id>:capture:<amount>`, `<refund_id>` and so on; one
+    key, one effect, for ever (an adapter whose service forgets keys has to look first)."""
 
     async def charge(self, charge: Charge) -> Answer | Refused:
         """Authorise, and capture if asked to. A declined card is an Answer. Raises Unknown."""

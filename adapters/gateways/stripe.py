@@ -13,7 +13,7 @@ from uuid import UUID
 
 import stripe
 
-from adapters.gateways.keys import Credentials
+from adapters.gateways.keys import Credentials, capture_key
 from adapters.gateways.ports import Answer, Charge, Reason, Refused, Unasked, Unknown
 from adapters.gateways.stripe_answers import (
     PAYMENT_ID,
@@ -102,7 +102,7 @@ class StripeGateway:
             payment_id,
             reference,
             lambda options: self._client.payment_intents.capture_async(reference, params, options),
-            f"{payment_id}:capture",
+            capture_key(payment_id, amount_minor),
         )
 
     async def cancel(self, payment_id: UUID, reference: str) -> Answer | Refused:

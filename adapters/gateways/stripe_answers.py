@@ -150,7 +150,7 @@ class StripeRefund(_Said):
 class Found(_Said):
     """A page of a list or of search results."""
 
-    data: tuple[dict[str, Any], ...]
+    data: list[dict[str, Any]]
     has_more: bool = False
 
 

@@ -178,14 +178,14 @@ class Book:
             if payment.captured_minor and not payment.paid_out:
                 due.setdefault(payment.currency, []).append(payment)
         for currency, payments in sorted(due.items()):
-            fee = sum(payment.fee_minor or 0 for payment in payments)
+            fees = sum(payment.fee_minor or 0 for payment in payments)
             gross = sum(payment.captured_minor - payment.refunded_minor for payment in payments)
             for payment in payments:
                 payment.paid_out = True
             yield {
                 "payout_id": f"sbp_{uuid4().hex}",
                 "currency": currency,
-                "amount_minor": gross - fee,
-                "fee_minor": fee,
+                "amount_minor": gross - fees,
+                "fee_minor": 0,  # payments have told theirs
                 "paid_on": datetime.now(UTC).date().isoformat(),
             }
