@@ -15,6 +15,7 @@ from tools.faults.history import History, Sent
 from tools.faults.nemesis import FAULTS, plan
 from tools.faults.run import TENANTS, nothing_left, scene_of, under_load, verified
 from tools.stack.mesh import Mesh
+from tools.stack.paths import PROJECT_ROOT
 
 # `make faults` does every kind four times over; here as many as fit in a minute.
 FAULT_COUNT = int(os.environ.get("BILLING_FAULTS", "8"))
@@ -42,6 +43,8 @@ def test_the_seed_chooses_and_no_kind_is_left_out() -> None:
     names = [fault.name for fault, _ in plan(SEED, len(FAULTS))]
     assert sorted(names) == sorted(fault.name for fault in FAULTS)
     assert plan(SEED, 40) == plan(SEED, 40) != plan(SEED + 1, 40)
+    told = (PROJECT_ROOT / "docs" / "faults.md").read_text()
+    assert [name for name in names if name not in told] == []
 
 
 @asynccontextmanager
