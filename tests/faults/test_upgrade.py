@@ -111,15 +111,3 @@ async def _applies(database: "asyncpg.Connection[asyncpg.Record]") -> None:
 async def _contracted(database: "asyncpg.Connection[asyncpg.Record]") -> bool:
     comment: str | None = await database.fetchval("SELECT obj_description('inbox'::regclass)")
     return comment == "contracted"
-
-
-def test_this_release_is_seen_by_the_next_even_without_work(stack: Stack, new: Path) -> None:
-    """It has a session for as long as it lives, and says of which release it is."""
-    from adapters.postgres.release import revisions
-
-    with Mesh.isolated(stack, tenants=TENANTS, roles=("handlers",)) as mesh:
-        seen = rf"1 of billing-handlers \({revisions()[-1]}\) as billing_app"
-        with pytest.raises(StackError, match=seen):
-            mesh.migrate("--phase", "contract", code=new)
-        mesh["handlers"].kill()
-        mesh.migrate("--phase", "contract", code=new)

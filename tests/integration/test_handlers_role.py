@@ -16,6 +16,7 @@ import nats
 import pytest
 
 from adapters.nats.topology import COMMANDS_STREAM
+from adapters.postgres.release import stamped
 from adapters.settings import DatabaseSettings, HandlersSettings, NatsSettings, RuntimeSettings, load
 from handlers.app import HandlersConfig, PoolShares, run_handlers
 from schemas.tenant import TenantProfile
@@ -124,6 +125,23 @@ async def _waits_for_lock(database: Database) -> bool:
 
 async def _all_applied(database: Database, tenant: str, published: set[str]) -> bool:
     return published <= await applied(database, tenant)
+
+
+async def test_it_shows_that_it_is_there_before_it_has_any_work(
+    env: dict[str, str], database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or `billing migrate` would contract under it."""
+    async with running(env, monkeypatch):
+        await until(lambda: _has_session(database, stamped("billing-handlers")))
+
+
+async def _has_session(database: Database, application_name: str) -> bool:
+    connection = await asyncpg.connect(database.dsn("postgres"))
+    try:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND datname = current_database()"
+        return bool(await connection.fetchval(query, application_name))
+    finally:
+        await connection.close()
 
 
 def test_the_connections_are_shared_out_and_none_is_added() -> None:
