@@ -254,6 +254,10 @@ class ShimSettings(Settings):
     body_max_bytes: int = Field(default=262_144, ge=1024, le=1_048_576)  # NATS max_payload is 1 MiB
     in_flight_max: int = Field(default=1_000, ge=1)
     redis_url: RedisUrl | None = Field(default=None, examples=["redis://redis:6379/0"])
+    # A hospital of 2,000 beds makes some 20 requests a second at its busiest hour. Twenty-five times that is a loop gone wrong,
+    # and half of what one process of the shim answers: whoever loops cannot starve the others.
+    rate_limit_tenant_per_second: int = Field(default=500, ge=1, le=100_000)
+    rate_limit_route_per_second: int = Field(default=400, ge=1, le=100_000)
 
 
 class HandlersSettings(Settings):

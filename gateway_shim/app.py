@@ -11,6 +11,7 @@ from starlette.routing import Route as StarletteRoute
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from adapters.rate_limits import WINDOW_SECONDS, RateLimits, Refusal
 from adapters.telemetry import tracing
 from gateway_shim import problems, reference, requests, routes, webhooks
 from gateway_shim.auth import Authenticator, Principal
@@ -31,13 +32,14 @@ QUERY_WAIT_MAX_SECONDS = 55.0  # under Kong's read timeout of 60 s
 def create_app(
     messenger: Messenger,
     authenticator: Authenticator,
+    limits: RateLimits,
     *,
     webhook_secret_of: webhooks.Secrets,
     body_max_bytes: int,
     in_flight_max: int,
 ) -> ASGIApp:
     """The whole HTTP surface. Limits: bytes of one body, requests worked on at a time by this process."""
-    shim = Shim(messenger, authenticator, body_max_bytes)
+    shim = Shim(messenger, authenticator, limits, body_max_bytes)
     received = webhooks.Webhooks(messenger, webhook_secret_of, body_max_bytes)
     table: list[StarletteRoute] = [
         StarletteRoute("/", _ByMethod({"GET": _to_reference})),
@@ -57,13 +59,18 @@ Endpoint = Callable[[Request], Any]
 class Shim:
     """Endpoints of the route table."""
 
-    def __init__(self, messenger: Messenger, authenticator: Authenticator, body_max_bytes: int) -> None:
-        self._messenger, self._authenticator, self._body_max_bytes = messenger, authenticator, body_max_bytes
+    def __init__(
+        self, messenger: Messenger, authenticator: Authenticator, limits: RateLimits, body_max_bytes: int
+    ) -> None:
+        self._messenger, self._authenticator, self._limits = messenger, authenticator, limits
+        self._body_max_bytes = body_max_bytes
 
     def endpoint(self, route: Route) -> Endpoint:
         async def respond(request: Request) -> Response:
             principal = await self._authenticator.authenticate(request.headers.getlist("authorization"))
             request.state.log = {"tenant_id": principal.tenant_id, "capability": route.name}
+            if (refusal := await self._limits.hit(principal.tenant_id, route.name)) is not None:
+                raise _limited(refusal)
             principal.require(route.spec.scope)
             if route.command is None:
                 return await self._query(request, route, principal)
@@ -106,6 +113,17 @@ class Shim:
         if answer.error is not None:
             raise problems.of_mesh(answer.error)
         return _json(answer.result or {}, 200, {POSITION_HEADER: answer.position} if answer.position else {})
+
+
+def _limited(refusal: Refusal) -> HttpProblem:
+    """With the headers of the IETF's draft "RateLimit header fields for HTTP"."""
+    wait, name = refusal.retry_after_seconds, f'"{refusal.scope}"'
+    found = {
+        "Retry-After": str(wait),
+        "RateLimit-Policy": f"{name};q={refusal.limit};w={WINDOW_SECONDS}",
+        "RateLimit": f"{name};r=0;t={wait}",
+    }
+    return HttpProblem(ShimCode.RATE_LIMITED, details={"limit": refusal.scope}, headers=found)
 
 
 def query_wait_seconds(spec: CommandSpec | QuerySpec) -> float:

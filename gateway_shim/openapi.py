@@ -45,8 +45,14 @@ _PROBLEMS: dict[int, str] = {
     413: "The body is too large",
     415: "The body is not JSON",
     422: "The request makes no sense as it stands: amounts, currencies, shares",
+    429: "This tenant sends more than agreed, in all or on this route",
     500: "The command failed and was dead-lettered with its body",
     503: "Try again later: a service or the broker is away, or too many requests are in flight",
+}
+_PROBLEM_HEADERS: dict[int, tuple[str, ...]] = {
+    401: ("WWW-Authenticate",),
+    429: ("Retry-After", "RateLimit-Policy", "RateLimit"),
+    503: ("Retry-After",),
 }
 _BODY_ONLY = (408, 413, 415)
 
@@ -210,7 +216,7 @@ def _referred_problems(statuses: Iterable[int]) -> Json:
 
 
 def _problem(status: int, text: str) -> Json:
-    extra = {401: ("WWW-Authenticate",), 503: ("Retry-After",)}.get(status, ())
+    extra = _PROBLEM_HEADERS.get(status, ())
     content = _content(MEDIA_TYPE, {"$ref": _REF.format(model="Problem")})
     return {"description": text, "headers": _headers(*extra), "content": content}
 
@@ -239,6 +245,8 @@ def _response_headers() -> Json:
         "X-Correlation-Id": header("Kong's request id, or one made here; it is in every log line and message", True),
         "Billing-Position": header("The commit's position, for `Billing-At-Least`"),
         "Location": header("Where the outcome can be asked for", True),
+        "RateLimit": header("The limit that is used up: requests that remain, and seconds until there are more", True),
+        "RateLimit-Policy": header("The limit that is used up: its name, requests and the window's seconds", True),
         "Retry-After": header("Seconds", True, type="integer"),
         "WWW-Authenticate": header("RFC 6750", True),
     }

@@ -40,6 +40,7 @@ class ShimCode(StrEnum):
     UNSUPPORTED_MEDIA_TYPE = "unsupported_media_type"
     ROUTE_NOT_FOUND = "route_not_found"
     METHOD_NOT_ALLOWED = "method_not_allowed"
+    RATE_LIMITED = "rate_limited"
     OVERLOADED = "overloaded"
     BROKER_UNAVAILABLE = "broker_unavailable"
     INTERNAL_ERROR = "internal_error"
@@ -62,6 +63,7 @@ _SHIM: dict[ShimCode, tuple[int, str]] = {
     ShimCode.UNSUPPORTED_MEDIA_TYPE: (415, "the body must be application/json in UTF-8"),
     ShimCode.ROUTE_NOT_FOUND: (404, "there is nothing at this path"),
     ShimCode.METHOD_NOT_ALLOWED: (405, "this path does not take this method"),
+    ShimCode.RATE_LIMITED: (429, "this tenant sends more requests than agreed; Retry-After says when to go on"),
     ShimCode.OVERLOADED: (503, "too many requests are in flight"),
     ShimCode.BROKER_UNAVAILABLE: (503, "the message broker is not answering"),
     ShimCode.INTERNAL_ERROR: (500, "something went wrong here; the correlation id finds it in the log"),
@@ -116,8 +118,8 @@ class HttpProblem(Exception):
 
     @property
     def retryable(self) -> bool:
-        """A fixed property of the code: of the shim's own, exactly the 503s and the 408."""
-        return self.status in (503, 408) if isinstance(self.code, ShimCode) else self.code.retryable
+        """A fixed property of the code: of the shim's own, exactly the 503s, the 408 and the 429."""
+        return self.status in (503, 408, 429) if isinstance(self.code, ShimCode) else self.code.retryable
 
 
 def of_mesh(problem: Problem, command_id: str | None = None) -> HttpProblem:

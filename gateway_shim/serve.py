@@ -13,6 +13,7 @@ import structlog
 from adapters.nats.connection import connect
 from adapters.nats.login import login_of
 from adapters.nats.tls import tls_of
+from adapters.rate_limits import Allowance, RateLimits
 from adapters.settings import NatsSettings, RuntimeSettings, ShimSettings, TelemetrySettings, check, load
 from adapters.telemetry.http_server import serving
 from adapters.telemetry.probes import probes
@@ -83,9 +84,10 @@ async def running(settings: ApiSettings, *, stop: asyncio.Event) -> AsyncIterato
             on_closed=closed,
             connect_timeout_seconds=settings.nats.nats_connect_timeout_seconds,
         )
-    limits = httpx.Limits(max_connections=JWKS_CONNECTIONS)
     try:
-        async with httpx.AsyncClient(limits=limits, follow_redirects=False) as http:
+        async with httpx.AsyncClient(
+            limits=httpx.Limits(max_connections=JWKS_CONNECTIONS), follow_redirects=False
+        ) as http:
             messenger = Messenger(client, reply_timeout_seconds=shim.reply_timeout_seconds)
             await messenger.start()
             authenticator = Authenticator(
@@ -94,10 +96,14 @@ async def running(settings: ApiSettings, *, stop: asyncio.Event) -> AsyncIterato
                 audience=shim.jwt_audience,
                 leeway_seconds=shim.jwt_leeway_seconds,
             )
+            limits = RateLimits(
+                Allowance(shim.rate_limit_tenant_per_second, shim.rate_limit_route_per_second), shim.redis_url
+            )
             secrets = settings.runtime.open_secrets()
             app = create_app(
                 messenger,
                 authenticator,
+                limits,
                 webhook_secret_of=lambda name: secrets.get(name, multiline=True),
                 body_max_bytes=shim.body_max_bytes,
                 in_flight_max=shim.in_flight_max,
@@ -105,6 +111,7 @@ async def running(settings: ApiSettings, *, stop: asyncio.Event) -> AsyncIterato
             readiness = {"nats": messenger.check, "stopping": lambda: "stopping" if stop.is_set() else None}
             runtime = settings.runtime
             async with (
+                limits.running(),
                 probes(runtime.metrics_port, host=runtime.metrics_host, readiness=readiness) as metrics_port,
                 serving(
                     app, host=shim.http_host, port=shim.http_port, grace_seconds=runtime.shutdown_grace_seconds
