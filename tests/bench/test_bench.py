@@ -8,19 +8,19 @@ from pathlib import Path
 import orjson
 import pytest
 
-from tests.fixtures.servers import Database
+from tests.fixtures.servers import TEMPLATE, Database
 from tools.bench.command import Plan, measure
 from tools.bench.observe import BenchError
 from tools.bench.proof import prove
 from tools.bench.report import write_report
 from tools.stack import Stack
 
-PLAN = Plan(payments=300, tenants=2, repeat=1, lone=5, trial_payments=0)
+PLAN = Plan(payments=200, tenants=2, repeat=1, lone=5, trial_payments=0, warm_up=20, sweep="NOTHING")
 
 
 @pytest.mark.timeout(300)
 def test_a_small_run_verifies_both_ways_and_reports_them(stack: Stack, tmp_path: Path) -> None:
-    document = measure(PLAN, stack=stack)
+    document = measure(PLAN, stack=stack, template=TEMPLATE)
 
     end_to_end = document["end_to_end"]
     assert end_to_end["ratio"] > 1

@@ -1,7 +1,8 @@
 """`billing bench`: payments per second and the latency of a lone command, the mesh beside the ordinary way."""
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -11,27 +12,38 @@ from tools.cli.output import Json, console, print_json
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from schemas.tenant import TenantProfile
+    from tools.bench.sweeps import Report
     from tools.stack import Stack
 
-_QUICK_PAYMENTS = 3_000
+_QUICK_PAYMENTS = 6_000
 
 
 class Plan(NamedTuple):
-    """How much is measured. `trial_payments`: per form of the ordinary way, when the fastest is looked for; 0 skips it."""
+    """How much is measured. `trial_payments`: per form of the ordinary way, when the fastest is looked for; 0 skips it.
+
+    `sweep` names one of tools/bench/sweeps.py.
+    """
 
     payments: int = 10_000
     tenants: int = 10
     repeat: int = 3
     lone: int = 300
     trial_payments: int = 1_000
+    warm_up: int = 2_000
+    sweep: Literal["FULL", "QUICK", "NOTHING"] = "FULL"
 
 
-QUICK = Plan(payments=_QUICK_PAYMENTS, repeat=1, lone=200, trial_payments=0)
+QUICK = Plan(payments=_QUICK_PAYMENTS, repeat=1, lone=200, trial_payments=0, sweep="QUICK")
+# Of what the mesh is given: it takes ten times as long over each, and its rate does not depend on how many there are.
+_ORDINARY_SHARE = 5
 
 
 def bench(
-    quick: Annotated[bool, typer.Option("--quick", help="About a minute: fewer payments, one run each.")] = False,
-    payments: Annotated[int | None, typer.Option(min=100, help="Payments of a run [10,000; quick: 3,000].")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few minutes: fewer payments, one run each, fewer sweeps.")
+    ] = False,
+    payments: Annotated[int | None, typer.Option(min=100, help="Payments of a run [10,000; quick: 6,000].")] = None,
     tenants: Annotated[int | None, typer.Option(min=1, max=5_000, help="Tenants they spread over [10].")] = None,
     repeat: Annotated[int | None, typer.Option(min=1, help="Runs of each, interleaved [3; quick: 1].")] = None,
     output: Annotated[
@@ -46,7 +58,7 @@ def bench(
     from tools.bench.observe import BenchError
     from tools.bench.report import print_summary, write_report
 
-    chosen = {"payments": payments, "tenants": tenants, "repeat": repeat}
+    chosen: dict[str, Any] = {"payments": payments, "tenants": tenants, "repeat": repeat}
     plan = (QUICK if quick else Plan())._replace(**{name: value for name, value in chosen.items() if value})
     try:
         document = measure(plan, progress=True)
@@ -60,30 +72,65 @@ def bench(
         print_summary(document)
 
 
-def measure(plan: Plan, *, progress: bool = False, stack: "Stack | None" = None) -> dict[str, Any]:
-    """Runs the plan and returns the JSON document; on `stack` where one is given, which has to run.
+def measure(
+    plan: Plan, *, progress: bool = False, stack: "Stack | None" = None, template: str | None = None
+) -> dict[str, Any]:
+    """Runs the plan and returns the JSON document; on `stack` where one is given, which has to run. `template` as in `rig`.
 
     The two ways take turns, so that what else the machine does meets both. Raises BenchError and StackError.
     """
-    from tools.bench import rig, summary, variants
+    from tools.bench import rig, summary, sweeps
+    from tools.bench.workload import Workload
+
+    sweep = getattr(sweeps, plan.sweep)
+    with _Bar(progress) as report, rig.started(stack) as running:
+        environment = summary.environment(*_versions(running))
+        with rig.rig(Workload(plan.payments, plan.tenants), running, template) as (_, profiles):
+            document = _headline(plan, running, profiles, environment, report)
+            document |= sweeps.measure(running, profiles, Workload(plan.payments, plan.tenants), sweep, report)
+        document["tenants"] = _with_headline(sweeps.by_tenants(running, sweep, report), document, plan.tenants)
+    return document | {"load_average_at_end": round(os.getloadavg()[0], 2)}
+
+
+def _headline(
+    plan: Plan, stack: "Stack", profiles: "list[TenantProfile]", environment: dict[str, Any], report: "Report"
+) -> dict[str, Any]:
+    from tools.bench import runs, summary, variants
     from tools.bench.workload import Workload
 
     work = Workload(plan.payments, plan.tenants)
-    with _Bar(progress) as report, rig.rig(work, stack) as (running, profiles):
-        environment = summary.environment(*_versions(running))
-        tried = []
-        best = variants.DEFAULT_ORDINARY
-        if plan.trial_payments:
-            trial = work._replace(payments=plan.trial_payments)
-            tried = rig.fastest(running, profiles, trial, variants.ORDINARY, report(trial.payments))
-            best = tried[0][0]
-        runs = [
-            rig.run(running, profiles, work, variant, lone=plan.lone, progress=report(work.payments))
-            for _ in range(plan.repeat)
-            for variant in (variants.MESH, best)
-        ]
+    ordinary = work._replace(payments=max(plan.tenants, plan.payments // _ORDINARY_SHARE))
+    tried = []
+    best = variants.DEFAULT_ORDINARY
+    if plan.trial_payments:
+        trial = work._replace(payments=plan.trial_payments)
+        tried = runs.fastest(stack, profiles, trial, variants.ORDINARY, report(trial.payments))
+        best = tried[0][0]
     environment["ordinary_variant"] = str(best)
-    return summary.summary(work, runs, tried, environment)
+    found = []
+    for _ in range(plan.repeat):
+        for variant, given, warm_up in (
+            (variants.MESH, work, plan.warm_up),
+            (best, ordinary, plan.warm_up // _ORDINARY_SHARE),
+        ):
+            conditions, shown = runs.Conditions(warm_up=warm_up), report(given.payments)
+            found.append(
+                runs.run(stack, profiles, given, variant, lone=plan.lone, conditions=conditions, progress=shown)
+            )
+    return summary.summary(work, found, tried, environment, plan.warm_up)
+
+
+def _with_headline(found: list[dict[str, Any]], document: dict[str, Any], tenants: int) -> list[dict[str, Any]]:
+    """The sweep over tenants, the headline's number among them."""
+    if not found:
+        return []
+    rate = document["end_to_end"]["payments_per_second"]
+    used = document["cpu_us_per_payment"]["mesh"]
+    return sorted([*found, {"tenants": tenants, "payments_per_second": rate, "cpu_us_per_payment": used}], key=_tenants)
+
+
+def _tenants(figures: dict[str, Any]) -> int:
+    return int(figures["tenants"])
 
 
 def _versions(stack: "Stack") -> tuple[str, str]:

@@ -10,6 +10,7 @@ import psutil
 from nats.aio.client import Client
 
 from adapters.nats.topology import COMMANDS_STREAM, EVENTS_STREAM
+from tools.stack import PostgresServer
 
 _API_TIMEOUT_SECONDS = 10.0
 _NANOSECONDS = re.compile(r"(\.\d{6})\d+")
@@ -68,6 +69,41 @@ def _seconds(moment: str | None) -> float | None:
     if moment is None:
         return None
     return datetime.fromisoformat(_NANOSECONDS.sub(r"\1", moment).replace("Z", "+00:00")).timestamp()
+
+
+async def stored_at(nc: Client, sequence: int) -> float:
+    """When the event of that stream sequence was stored, by nats-server's clock."""
+    message = await nc.jetstream().get_msg(EVENTS_STREAM, sequence)
+    if message.time is None:
+        raise BenchError(f"event {sequence} has no time")
+    return message.time.timestamp()
+
+
+def wal_bytes(postgres: PostgresServer) -> int:
+    """Bytes of write-ahead log written so far."""
+    return int(postgres.execute("SELECT pg_current_wal_insert_lsn() - '0/0'"))
+
+
+def memory_mb(pid: int | None) -> float:
+    """Resident memory of a process and its children, pages they share counted once where the kernel says (PSS)."""
+    if pid is None:
+        raise BenchError("a process to be measured does not run")
+    process, total = psutil.Process(pid), 0
+    for each in (process, *process.children(recursive=True)):
+        try:
+            total += each.memory_full_info().pss
+        except psutil.NoSuchProcess:
+            continue
+    return total / 2**20
+
+
+def histogram(name: str, metrics: str) -> tuple[float, float]:
+    """(count, sum) of a Prometheus histogram, over all its labels."""
+    found = {"count": 0.0, "sum": 0.0}
+    for kind in found:
+        for value in re.findall(rf"^{name}_{kind}(?:{{[^}}]*}})? (\S+)$", metrics, re.MULTILINE):
+            found[kind] += float(value)
+    return found["count"], found["sum"]
 
 
 class CpuMeter:

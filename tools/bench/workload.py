@@ -31,19 +31,19 @@ _PUBLISH_TIMEOUT_SECONDS = 120.0
 
 
 class Workload(NamedTuple):
-    """`payments` spread evenly over `tenants` and over each one's `accounts`; neighbours in the stream differ in tenant."""
+    """`payments` spread evenly over `tenants` and over each one's `accounts`; neighbours in the stream differ in tenant.
+
+    `hot`: nine of ten go to the first tenant's first account instead.
+    """
 
     payments: int
     tenants: int
     accounts: int = 100
+    hot: bool = False
 
     @property
     def tenant_ids(self) -> list[str]:
         return [f"hospital-{number:04}" for number in range(self.tenants)]
-
-    @property
-    def seeded_events(self) -> int:
-        return self.tenants * self.accounts
 
 
 class Message(NamedTuple):
@@ -58,12 +58,13 @@ def payments(workload: Workload) -> Iterator[Message]:
     """Endless. Every payment is new; amounts, methods and accounts repeat."""
     tenant_ids, number = workload.tenant_ids, 0
     while True:
-        tenant_id = tenant_ids[number % workload.tenants]
-        nth = number // workload.tenants
+        is_hot = workload.hot and number % 10 > 0
+        tenant_id = tenant_ids[0 if is_hot else number % workload.tenants]
+        nth = 0 if is_hot else number // workload.tenants
         body = {
             "account_id": account_id(tenant_id, nth % workload.accounts),
-            "amount": {"amount_minor": 1_000 + 37 * (nth % 997), "currency": CURRENCY},
-            "method": _METHODS[nth % len(_METHODS)],
+            "amount": {"amount_minor": 1_000 + 37 * (number % 997), "currency": CURRENCY},
+            "method": _METHODS[number // workload.tenants % len(_METHODS)],
             "reference": f"R-{number}",
         }
         fields = {headers.MESSAGE_ID: str(uuid4()), headers.ACTOR: "bench", headers.CORRELATION_ID: f"bench-{number}"}
