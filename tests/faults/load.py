@@ -55,7 +55,7 @@ class Load:
     async def running(self) -> AsyncIterator["Load"]:
         """Accounts first; then the load, until the block ends."""
         self._client = await nats.connect(
-            self._mesh.nats_url("operator"),
+            **self._mesh.nats.client_options("operator"),
             max_reconnect_attempts=-1,
             reconnect_time_wait=0.05,
             error_cb=_ignore,
@@ -127,7 +127,7 @@ async def _ignore(_error: Exception) -> None:
 
 async def shorten_ack_wait(mesh: Mesh) -> None:
     """So that a test need not sit out the half minute after which a dead process's messages come again."""
-    client = await nats.connect(mesh.nats_url("admin"))
+    client = await nats.connect(**mesh.nats.client_options("admin"))
     try:
         for (stream, name), config in durable_configs().items():
             request = {"stream_name": stream, "config": config | {"ack_wait": ACK_WAIT_NANOSECONDS}, "action": "update"}
@@ -139,7 +139,7 @@ async def shorten_ack_wait(mesh: Mesh) -> None:
 
 async def settled(mesh: Mesh, seconds: float = IDLE_SECONDS) -> None:
     """Wait until every durable has acknowledged everything and the outbox is empty."""
-    client = await nats.connect(mesh.nats_url("admin"))
+    client = await nats.connect(**mesh.nats.client_options("admin"))
     connection = await asyncpg.connect(mesh.dsn("postgres"))
     left: dict[str, int] = {}
     try:
@@ -164,7 +164,7 @@ async def check(mesh: Mesh, acked: Iterable[Acked]) -> None:
     by_tenant: dict[str, list[Acked]] = {}
     for command in acked:
         by_tenant.setdefault(command.tenant, []).append(command)
-    client = await nats.connect(mesh.nats_url("admin"))
+    client = await nats.connect(**mesh.nats.client_options("admin"))
     connection = await asyncpg.connect(mesh.dsn("postgres"))
     try:
         dead = (await client.jetstream().stream_info("BILLING_DLQ")).state.messages

@@ -14,9 +14,10 @@ from tests.faults.test_kill import TENANTS, verify
 from tools.stack import Stack
 from tools.stack.mesh import Mesh
 from tools.stack.process import StackError
+from tools.stack.role_process import ServiceRole
 
 pytestmark = [pytest.mark.faults, pytest.mark.timeout(110)]
-ROLES = ("handlers", "worker")
+ROLES: tuple[ServiceRole, ...] = ("handlers", "worker")
 WAIT_SECONDS = 30
 PER_SECOND = 60
 # More than can have been in hand when it was counted.
@@ -103,7 +104,7 @@ async def _applies(database: "asyncpg.Connection[asyncpg.Record]") -> None:
 
     async def more() -> bool:
         now: int = await database.fetchval("SELECT count(*) FROM inbox WHERE status = 'applied'")
-        return now >= before + SOME
+        return bool(now >= before + SOME)
 
     await until(more)
 

@@ -22,6 +22,7 @@ from typing import Self
 from schemas.tenant import TenantProfile
 from tools.sandbox.issuer import Issuer
 from tools.sandbox.process import Sandbox
+from tools.stack.nats_cluster import NatsCluster
 from tools.stack.nats_server import NatsServer
 from tools.stack.paths import PROJECT_ROOT
 from tools.stack.process import StackError
@@ -79,10 +80,18 @@ class Mesh:
         roles: Sequence[ServiceRole] = SERVICE_ROLES,
         sandbox: bool = False,
         env: Mapping[str, str] | None = None,
+        cluster: bool = False,
     ) -> Self:
-        """A mesh with a database (a copy of `template` when given) and a NATS server of its own, both gone at the end."""
+        """A mesh with a database (a copy of `template` when given) and a NATS server of its own, both gone at the end.
+
+        `cluster`: three NATS servers with mTLS, a `NatsCluster`.
+        """
         name = f"mesh-{uuid.uuid4().hex[:8]}"
-        server = NatsServer(stack.directory / f"{name}-nats")
+        directory = stack.directory / f"{name}-nats"
+        server: NatsServer = NatsServer(directory)
+        if cluster:
+            server = made = NatsCluster(directory)
+            env = made.env() | dict(env or {})
         mesh = cls(
             stack,
             name=name,

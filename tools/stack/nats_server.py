@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from adapters.nats.topology import canary_mappings
-from adapters.tls import TlsFiles
+from adapters.tls import TlsFiles, client_context
 from tools.stack import nats_permissions as permissions
 from tools.stack.paths import binary, locked
 from tools.stack.ports import free_ports
@@ -71,6 +71,11 @@ class NatsServer:
         if user not in state["passwords"]:
             raise StackError(f"no NATS user {user}; known: {', '.join(sorted(state['passwords']))}")
         return f"nats://{user}:{state['passwords'][user]}@127.0.0.1:{state['port']}"
+
+    def client_options(self, user: str) -> dict[str, Any]:
+        """Arguments of `nats.connect` for a client that connects as `user`."""
+        options: dict[str, Any] = {"servers": self.url(user).split(",")}
+        return options | ({"tls": client_context(self._tls)} if self._tls is not None else {})
 
     def add_tenant(self, tenant: str) -> str:
         """Add the tenant's user if it is new, and return its URL. Takes effect before this returns."""
@@ -165,6 +170,11 @@ class NatsServer:
             raise StackError(f"no nats-server was started in {self.directory}") from None
         return state
 
+    def write_state(self, changes: dict[str, Any]) -> None:
+        """The state of a server that was never started, with `changes`."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._write_state(_new_state(self._sync_interval, self._server_name) | changes)
+
     def _write_state(self, state: dict[str, Any]) -> None:
         _write_private(self._state_path, json.dumps(state, indent=2))
         _write_private(self._config_path, _config(state, self.directory / "jetstream", self._tls))
@@ -200,6 +210,8 @@ def _config(state: dict[str, Any], store: Path, tls: TlsFiles | None) -> str:
     if tls is not None:
         files = {"cert_file": str(tls.certificate), "key_file": str(tls.key), "ca_file": str(tls.ca)}
         document["tls"] = files | {"verify": True}
+    if cluster := state.get("cluster"):
+        document["cluster"] = cluster | ({"tls": document["tls"]} if tls is not None else {})
     return json.dumps(document, indent=2)
 
 
