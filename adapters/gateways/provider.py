@@ -59,7 +59,7 @@ class Gateways:
         self._egress = Egress(parse_allowlist(settings.gateway_allowed_hosts))
         self._tls = _tls(settings)
         self._tenants: dict[str, _Tenant] = {}
-        self._closing: set[asyncio.Task[None]] = set()
+        self._closing: dict[asyncio.Task[None], _Tenant] = {}  # replaced ones, until their last call has ended
 
     def of(self, profile: TenantProfile) -> Gateway | None:
         """The tenant's gateway as its profile says now; None where it has none."""
@@ -74,11 +74,11 @@ class Gateways:
 
     async def aclose(self) -> None:
         """Calls that are still under way end as unknown: cancel or await them before."""
+        tenants = [*self._tenants.values(), *self._closing.values()]
+        self._tenants = {}
         for closing in self._closing:
             closing.cancel()
-        await asyncio.gather(*self._closing, return_exceptions=True)
-        tenants, self._tenants = self._tenants, {}
-        for tenant in tenants.values():
+        for tenant in tenants:
             await tenant.wire.aclose()
         self._egress.close()
 
@@ -112,8 +112,8 @@ class Gateways:
         if tenant.circuit.state != "closed":
             self._report(CircuitChange(tenant_id, tenant.profile.adapter, circuit.Change("closed")))
         closing = asyncio.get_running_loop().create_task(tenant.close_when_idle())
-        self._closing.add(closing)
-        closing.add_done_callback(self._closing.discard)
+        self._closing[closing] = tenant
+        closing.add_done_callback(self._closing.pop)
 
     def _changed(self, tenant_id: str, tenant: "_Tenant", change: circuit.Change) -> None:
         if self._tenants.get(tenant_id) is not tenant:
