@@ -34,6 +34,7 @@ from handlers.inbound import Delivery, delivery
 from handlers.job_outcomes import JobEnded, JobFailure, Outage, Stopping
 from handlers.relay_pump import pause
 from handlers.reporting import Reporter, ReportTimeout
+from handlers.stopping import unless_stopped
 from schemas import headers
 from schemas.codes import Code
 from schemas.job import ReportJob
@@ -45,6 +46,8 @@ log = structlog.get_logger()
 # Three heartbeats per ack wait: one may be lost, one may be late.
 HEARTBEAT_SECONDS = JOBS_ACK_WAIT / 1e9 / 3
 OUTAGE_BACK_OFF_SECONDS = (0.25, 10.0)
+# What is in hand has this long to reach a checkpoint when the worker is stopped; well inside SHUTDOWN_GRACE_SECONDS.
+DRAIN_SECONDS = 10.0
 FETCH_FAILING_SECONDS = 30.0  # as for the command groups: longer than an election, then a restart is the better try
 DEPTH_INTERVAL_SECONDS = 5.0
 MAX_DETAIL_CHARACTERS = 500
@@ -157,8 +160,12 @@ class JobRunner:
             parent = (message.headers or {}).get(headers.TRACEPARENT)
             with tracing.span(f"job {queue.durable}", "consumer", traceparent=parent):
                 async with _heartbeat(message):
-                    outcome = await self._handle(queue, message, stop)
+                    outcome = await unless_stopped(self._handle(queue, message, stop), stop, DRAIN_SECONDS)
                 tracing.annotate({"billing.outcome": outcome})
+        except Stopping:
+            with suppress(nats_errors.Error):
+                await message.nak()
+            outcome = "given_back"
         except (nats_errors.Error, JetStreamError, OSError, TimeoutError) as error:
             log.warning("job_not_answered", queue=queue.durable, error=type(error).__name__)
             outcome = "unanswered"

@@ -7,7 +7,7 @@ at once. Each piece of work may therefore be done twice: marks are commands with
 import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from datetime import UTC, date, datetime, time, timedelta
 from hashlib import sha256
 from typing import NamedTuple
@@ -24,8 +24,10 @@ from domain.calendar import business_date
 from domain.ids import derived_id
 from handlers import schedule_metrics as metrics
 from handlers.integrity import Integrity
+from handlers.job_outcomes import Stopping
 from handlers.relay_pump import pause
 from handlers.reporting import Reporter
+from handlers.stopping import unless_stopped
 from schemas.base import MAX_LINES
 from schemas.invoice import MarkOverdue
 from schemas.tenant import TenantProfile
@@ -190,7 +192,9 @@ async def _watch(session: OwnerSession, stop: asyncio.Event) -> None:
 async def _keep_running(schedule: Schedule, stop: asyncio.Event) -> None:
     """At once, and then at its interval, counted from the end of a run."""
     while not stop.is_set():
-        await _run(schedule)
+        # Cut short: the next owner does all of it again, and a round over every tenant may take far longer than a stop may.
+        with suppress(Stopping):
+            await unless_stopped(_run(schedule), stop)
         await pause(stop, schedule.interval.total_seconds())
 
 

@@ -13,7 +13,9 @@ import structlog
 from adapters.objects.errors import ObjectStoreError
 from adapters.objects.store import ObjectStore
 from adapters.settings import ObjectStoreSettings
-from handlers.job_outcomes import Outage
+from handlers.job_outcomes import Outage, Stopping
+from handlers.relay_pump import pause
+from handlers.stopping import unless_stopped
 
 log = structlog.get_logger()
 
@@ -63,16 +65,20 @@ class StoreKeeper:
     async def _keep(self, settings: ObjectStoreSettings) -> None:
         back_off, longest = OPEN_BACK_OFF_SECONDS
         while not self._closing.is_set():
-            try:
-                async with ObjectStore.open(settings) as store:
-                    self._store = store
-                    log.info("object_store_opened", bucket=settings.object_store_bucket)
-                    await self._closing.wait()
-                    self._store = None
-            except ObjectStoreError as error:
-                self._failure = error
-                log.warning("object_store_not_opened", code=error.code, detail=str(error))
-            with suppress(TimeoutError):
-                async with asyncio.timeout(back_off):
-                    await self._closing.wait()
+            # A store that is away is tried for many seconds by its client; nobody has to wait for that at the end.
+            with suppress(Stopping):
+                await unless_stopped(self._open(settings), self._closing)
+            await pause(self._closing, back_off)
             back_off = min(2 * back_off, longest)
+
+    async def _open(self, settings: ObjectStoreSettings) -> None:
+        """Holds it open until cancelled; returns where it cannot be opened."""
+        try:
+            async with ObjectStore.open(settings) as self._store:
+                log.info("object_store_opened", bucket=settings.object_store_bucket)
+                await asyncio.Event().wait()
+        except ObjectStoreError as error:
+            self._failure = error
+            log.warning("object_store_not_opened", code=error.code, detail=str(error))
+        finally:
+            self._store = None

@@ -287,6 +287,26 @@ async def test_a_draining_worker_hands_over_at_once(bench: Bench) -> None:
     assert [work.delivery.delivered for work in calls.seen] == [2]
 
 
+async def test_what_does_not_come_to_an_end_is_given_back_when_the_worker_stops(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A report to command groups that are being stopped too, a store that does not answer: the next worker has it at once."""
+    monkeypatch.setattr(jobs, "DRAIN_SECONDS", 0.05)
+    await bench.put()
+    begun = asyncio.Event()
+
+    async def endless(_work: JobWork) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    async with bench.running(endless), asyncio.timeout(20):
+        await begun.wait()
+    calls = Calls(None)
+    async with bench.running(calls), asyncio.timeout(5):  # far below the ack wait
+        await calls.last.wait()
+    assert [work.delivery.delivered for work in calls.seen] == [2]
+
+
 # --- reporting --------------------------------------------------------------------------------------------------------
 
 
