@@ -42,6 +42,10 @@ class Patience(NamedTuple):
     unknown: timedelta = timedelta(seconds=5)
     silent: timedelta = timedelta(minutes=5)
 
+    @classmethod
+    def of(cls, silent: timedelta) -> "Patience":
+        return cls(min(cls().unknown, silent), silent)
+
 
 class GatewayRecovery:
     """`run` and `expire` are schedules; what goes wrong for a tenant is logged and tried again in the next round."""

@@ -143,7 +143,7 @@ async def _charging(
     gateways = Gateways(settings, config.runtime.open_secrets(), on_circuit=circuits.changed)
     resources.push_async_callback(gateways.aclose)
     jobs = GatewayJobs(database, directory, gateways, reporter)
-    patience = Patience(silent=timedelta(seconds=settings.gateway_silent_seconds))
+    patience = Patience.of(timedelta(seconds=settings.gateway_silent_seconds))
     recovery = GatewayRecovery(database, directory, gateways, reporter, patience)
     return Charging(
         JobQueue(
