@@ -58,7 +58,7 @@ $(DEPLOY_STAMP): requirements-deploy.lock
 
 .PHONY: check-deploy
 check-deploy: setup $(DEPLOY_STAMP)  ## Image, compose, chart, canary: what can be checked without an engine or a cluster
-	CHECK_DEPLOY=1 $(BIN)/pytest tests/deploy $(ARGS)
+	CHECK_DEPLOY=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadscope tests/deploy $(ARGS)
 
 .PHONY: lint
 lint: setup  ## ruff, mypy --strict, import contracts, migrations

@@ -1,9 +1,11 @@
 """The chart, rendered by Helm's own engine, for every region and scenario."""
 
+import fcntl
 import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tools.stack.paths import PROJECT_ROOT
@@ -64,9 +66,14 @@ class Chart:
         self._renderings = renderings
 
     @classmethod
-    def rendered(cls) -> "Chart":
+    def rendered(cls, cache: Path) -> "Chart":
+        """From `cache`, where another process of this run has rendered it already."""
         asked = [_asked(case.region, case.scenario, upgrade=case.upgrade) for case in CASES]
-        return cls(dict(zip(CASES, helm(asked), strict=True)))
+        with cache.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second waits for the first
+            if not cache.exists():
+                cache.write_text(_helm_output(asked))
+        return cls(dict(zip(CASES, _renderings(cache.read_text()), strict=True)))
 
     def __getitem__(self, case: Case) -> Rendering:
         rendering = self._renderings[case]
@@ -84,6 +91,10 @@ def render(region: str | None, values: Object, *, scenario: str | None = None, u
 
 
 def helm(asked: list[Object]) -> list[Rendering]:
+    return _renderings(_helm_output(asked))
+
+
+def _helm_output(asked: list[Object]) -> str:
     result = subprocess.run(
         [DEPLOY_BIN / "python", PROJECT_ROOT / "tools" / "deploy" / "helm.py"],
         input=json.dumps(asked),
@@ -93,9 +104,13 @@ def helm(asked: list[Object]) -> list[Rendering]:
         timeout=100,
     )
     assert result.returncode == 0, result.stderr[-3000:]
+    return result.stdout
+
+
+def _renderings(output: str) -> list[Rendering]:
     return [
         Rendering(tuple(each.get("manifests", ())), each.get("notes", ""), each["lint"], each.get("error"))
-        for each in json.loads(result.stdout)
+        for each in json.loads(output)
     ]
 
 

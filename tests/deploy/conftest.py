@@ -19,6 +19,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
-def chart() -> Chart:
-    """Every scenario, rendered once."""
-    return Chart.rendered()
+def chart(tmp_path_factory: pytest.TempPathFactory) -> Chart:
+    """Every scenario, rendered once, whichever of the run's processes asks first."""
+    base = tmp_path_factory.getbasetemp()
+    return Chart.rendered((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "chart.json")

@@ -51,7 +51,9 @@ def test_nearly_every_metric_is_shown_somewhere() -> None:
     hidden = {metric.name for metric in metrics() if not shown & set(metric.series)}
     assert hidden <= {
         "billing_audit_kept_total",
+        "billing_gateway_circuit_reports_total",
         "billing_gateway_requests_in_flight",
+        "billing_http_rate_limit_store_lost_total",
         "billing_inbox_rows_removed_total",
         "billing_invoices_marked_overdue_total",
         "billing_jobs_in_flight",

@@ -58,6 +58,7 @@ HEALTHY: Series = {
     'billing_outbox_parked_tenants{namespace="b",stream="events",shard_group="0"}': f"0x{MINUTES}",
     'billing_neighbour_away{namespace="b",neighbour="tenant-service"}': f"0x{MINUTES}",
     'billing_gateway_circuit_state{namespace="b",tenant="kabul",adapter="card"}': f"0x{MINUTES}",
+    'billing_holds{namespace="b",status="authorised",fault=""}': f"5x{MINUTES}",
     'billing_query_replica_fallbacks_total{namespace="b",reason="lagging"}': f"3x{MINUTES}",
     'billing_job_queue_oldest_age_seconds{namespace="b",queue="statements"}': f"100x{MINUTES}",
     'billing_jobs_total{namespace="b",kind="statements",outcome="done"}': f"0+1x{MINUTES}",
@@ -147,6 +148,14 @@ SCENARIOS: dict[str, tuple[Series, set[str]]] = {
     "neighbour-away": (_gauge("billing_neighbour_away", 1), {"BillingNeighbourAway"}),
     "circuit-open": (_gauge("billing_gateway_circuit_state", 2), {"BillingGatewayCircuitOpen"}),
     "circuit-tries": (_gauge("billing_gateway_circuit_state", 1), set()),
+    "unknown-charges": (
+        {'billing_holds{namespace="b",status="unknown",fault=""}': f"1x{MINUTES}"},
+        {"BillingHoldsForPeople"},
+    ),
+    "late-capture": (
+        {'billing_holds{namespace="b",status="expired",fault="captured_late"}': f"1x{MINUTES}"},
+        {"BillingHoldsForPeople"},
+    ),
     "replica-lags": (
         {'billing_query_replica_fallbacks_total{namespace="b",reason="lagging"}': f"0+6x{MINUTES}"},
         {"BillingReplicaUnused"},
