@@ -80,6 +80,7 @@ down: setup  ## Stop what `make up` started in another terminal
 bench: setup  ## Measure payments per second and latency; writes docs/benchmarks.*
 	$(BIN)/billing bench --output docs $(ARGS)
 	$(BIN)/python -m tools.bench.offline --output docs
+	$(BIN)/python -m tools.bench.scaling --output docs
 
 .PHONY: faults
 faults: setup  ## Break everything under load and prove that nothing was lost (ARGS="--faults 200 --seed 7")
