@@ -125,6 +125,7 @@ class Pipeline:
             share = [inbound for inbound, _ in pairs]
             if errors.transient(error):
                 log.warning("share_postponed", **_of(share), group=self._group, error=type(error).__name__)
+                self._waits.outage()
                 await quietly(self._answers.retry(share, "transient"), _of(share))
             elif len(pairs) == 1:
                 log.exception("command_failed", **hops.ids(pairs[0][0]), error=type(error).__name__)

@@ -25,7 +25,8 @@ from adapters.postgres.tables import TABLES
 from adapters.postgres.verify import verify_tenant
 from domain.ids import derived_id
 from handlers.inbound import delivery
-from handlers.waits import MAX_WAITS
+from handlers.waits import LATE_WAITS
+from schemas.gateway import GatewayProfile
 from schemas.subjects import COMMAND_PREFIX
 from tests.fixtures.servers import TEMPLATE, Database
 from tests.integration.pipeline_support import Rig, again, rigged
@@ -51,6 +52,7 @@ class Step(NamedTuple):
 VERBS = (
     "open", "capture", "capture", "charge_void", "create", "create", "issue", "issue", "issue", "void", "write_off", "credit",
     "pay", "pay", "pay", "allocate", "unallocate", "refund", "reverse", "reverse", "adjust", "close_account",
+    "charge", "charge", "settle", "settle", "settle", "take", "cancel", "gateway_refund", "dispute",
     "period_close", "period_reopen", "pricelist", "repeat", "reuse", "malformed", "wrong_currency",
 )  # fmt: skip
 steps = st.lists(
@@ -72,7 +74,7 @@ class Hospital:
 
     def __init__(self, rig: Rig, tenant: str) -> None:
         self.rig, self.tenant = rig, tenant
-        self.ids: dict[str, list[UUID]] = {kind: [] for kind in ("account", "charge", "invoice", "payment")}
+        self.ids: dict[str, list[UUID]] = {kind: [] for kind in ("account", "charge", "invoice", "payment", "hold")}
         self.sent: list[tuple[str, dict[str, Any], UUID]] = []
 
     def pick(self, kind: str, number: int) -> UUID:
@@ -134,6 +136,34 @@ class Hospital:
                 }
             case "reverse":
                 return "payment.reverse", {"payment_id": payment, "reason": "bounced"}
+            case "charge":
+                return "payment.charge", {
+                    "payment_id": self.new("hold"), "account_id": account, "amount": money, "source": "tok",
+                    "capture": ("automatic", "manual")[step.b % 2], "allocations": [allocation] if step.b % 3 else [],
+                }  # fmt: skip
+            case "settle":
+                states = (
+                    "captured",
+                    "captured",
+                    "authorised",
+                    "unknown",
+                    "absent",
+                    "declined",
+                    "cancelled",
+                    "refunded",
+                )
+                told = {"currency": "AED", "authorised_minor": step.amount, "captured_minor": step.amount}
+                return "payment.settle", {
+                    "payment_id": self.pick("hold", step.a), "state": states[step.b], **told, "fee_minor": step.b,
+                }  # fmt: skip
+            case "take":
+                return "payment.capture", {"payment_id": self.pick("hold", step.a)}
+            case "cancel":
+                return "payment.cancel", {"payment_id": self.pick("hold", step.a), "reason": "no"}
+            case "gateway_refund":
+                return "payment.refund", {"payment_id": self.pick("hold", step.a), "amount_minor": 1, "reason": "asked"}
+            case "dispute":
+                return "payment.dispute", {"payment_id": self.pick("hold", step.a), "stage": "lost"}
             case "adjust":
                 return "ledger.adjust", {"debit_code": "1000", "credit_code": "4900", "amount": money, "reason": "till"}
             case "close_account":
@@ -217,7 +247,7 @@ def test_a_batch_of_n_equals_n_batches_of_one(pair: Pair, plan: list[Step], seed
 async def compare(one_by_one: Rig, batched: Rig, plan: Sequence[Step], random: Random) -> None:
     tenants = [f"eq-{uuid4().hex[:10]}" for _ in range(2)]
     for tenant in tenants:
-        one_by_one.add_tenant(tenant)
+        one_by_one.add_tenant(tenant, gateway=GatewayProfile(adapter="generic", url="https://gateway.example"))
     hospitals = [Hospital(one_by_one, tenant) for tenant in tenants]
     for number, hospital in enumerate(hospitals):
         await hospital.do(Step("open", number, 0, 0, 1))
@@ -259,7 +289,7 @@ async def apply_at_random(rig: Rig, messages: Sequence[Msg], random: Random) -> 
 
 async def exhaust(rig: Rig, messages: Sequence[Msg], waiting: set[int]) -> None:
     """What waits is tried until its refusal is final; by then every reference has come or never will."""
-    for delivered in range(2, MAX_WAITS + 2):
+    for delivered in range(2, LATE_WAITS + 2):
         for message in messages:
             if _sequence(message) in waiting:
                 await rig.handle("payments", [again(message, delivered)])

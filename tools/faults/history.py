@@ -12,7 +12,8 @@ import orjson
 class Sent(NamedTuple):
     """A command whose PubAck came. `reference` is its number in a place that its effect carries, where it has one.
 
-    `malformed` ones end as dead letters; all others are to be applied.
+    `malformed` ones end as dead letters; all others are to be applied. One that `follows` was sent before the command it names
+    was answered: where a process died with that one, it may be refused as too early (handlers/waits.py).
     """
 
     tenant: str
@@ -20,6 +21,7 @@ class Sent(NamedTuple):
     command_id: UUID
     reference: str | None
     malformed: bool = False
+    follows: bool = False
 
 
 class History:

@@ -92,6 +92,7 @@ class Workload:
         body: dict[str, Any],
         reference: str | None = None,
         applied: Callable[[dict[str, Any]], None] | None = None,
+        follows: bool = False,
     ) -> "_Repeatable":
         """`applied` gets the result, if it is ever heard."""
         command_id, data = uuid4(), json.dumps(body).encode()
@@ -99,7 +100,7 @@ class Workload:
         if applied is not None:
             self._waiting[command_id] = applied
         await self.publish(subject, data, str(command_id))
-        self._history.acknowledged(Sent(tenant, name, command_id, reference))
+        self._history.acknowledged(Sent(tenant, name, command_id, reference, follows=follows))
         return subject, data, command_id
 
     async def send_malformed(self, tenant: str) -> None:
@@ -148,7 +149,7 @@ class _Clerk:
         payment_id = await self._pay(account, chance.randint(10, 9999))
         if self._number % 7 == 0:  # a command that depends on the one just sent
             refund = {"payment_id": payment_id, "amount_minor": 1, "reason": "asked"}
-            await self._send("payment.refund", refund)
+            await self._send("payment.refund", refund, follows=True)
         if self._number % 5 == 0:
             body = {"account_id": account, "lines": [LINE]}
             await self._send("invoice.create", body, applied=partial(self._drafted, account))
@@ -191,8 +192,9 @@ class _Clerk:
         body: dict[str, Any],
         reference: str | None = None,
         applied: Callable[[dict[str, Any]], None] | None = None,
+        follows: bool = False,
     ) -> None:
-        self._recent.append(await self._workload.send(self._tenant, name, body, reference, applied))
+        self._recent.append(await self._workload.send(self._tenant, name, body, reference, applied, follows))
 
 
 async def _ignore(_error: Exception) -> None:

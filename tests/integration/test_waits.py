@@ -1,0 +1,41 @@
+"""How long a command waits for what it names: long enough for what an outage has postponed, and no longer without one."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from handlers.answers import RETRY_MAX_SECONDS, retry_delay_seconds
+from handlers.inbound import Delivery
+from handlers.waits import LATE_WAITS, MAX_WAITS, OUTAGE_FELT_SECONDS, Waits
+
+
+def delivery(delivered: int) -> Delivery:
+    return Delivery("BILLING_COMMANDS", delivered, 7, datetime(2026, 11, 23, tzinfo=UTC))
+
+
+def waited(waits: Waits, first_delivery: int = 1) -> int:
+    """How often a command is given back before its refusal is final."""
+    count = 0
+    while waits.may_wait(delivery(first_delivery + count)):
+        count = waits.add(delivery(first_delivery + count))
+    return count
+
+
+@pytest.mark.parametrize(("first_delivery", "expected"), [(1, MAX_WAITS), (2, LATE_WAITS), (9, LATE_WAITS)])
+def test_what_was_postponed_before_waits_longer(first_delivery: int, expected: int) -> None:
+    assert waited(Waits(), first_delivery) == expected
+
+
+def test_after_an_outage_every_command_waits_longer_for_a_while() -> None:
+    now = 0.0
+    waits = Waits(clock=lambda: now)
+    waits.outage()
+    assert waited(waits) == LATE_WAITS
+    waits.forget(delivery(1))
+    now = OUTAGE_FELT_SECONDS
+    assert waited(waits) == MAX_WAITS
+
+
+def test_the_longer_wait_outlasts_the_longest_delay() -> None:
+    assert OUTAGE_FELT_SECONDS >= RETRY_MAX_SECONDS
+    assert sum(retry_delay_seconds(wait) for wait in range(1, LATE_WAITS + 1)) > RETRY_MAX_SECONDS
