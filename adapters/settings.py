@@ -214,6 +214,7 @@ class DatabaseSettings(Settings):
     database_pool_size: int = Field(default=20, ge=2, le=500)
     database_pool_timeout_seconds: Seconds = 5
     database_statement_timeout_seconds: Seconds = 30
+    contact_keys: ExistingFile | None = Field(default=None, examples=["/var/run/secrets/billing/CONTACT_KEYS"])
 
 
 class NatsSettings(Settings):

@@ -27,6 +27,7 @@ from adapters.nats.topology import (
     replay_durable,
 )
 from adapters.neighbours.ports import TenantDirectory
+from adapters.postgres import contact
 from adapters.postgres.database import Database
 from adapters.settings import (
     DatabaseSettings,
@@ -137,6 +138,7 @@ async def run_handlers(config: HandlersConfig, stop: asyncio.Event) -> bool:
 async def _start(
     config: HandlersConfig, resources: AsyncExitStack, on_closed: Callable[[], Awaitable[None]]
 ) -> tuple[NatsBroker, list[Watchdog]]:
+    contact.use_file(config.database.contact_keys)
     outside = neighbours(config.runtime)
     resources.push_async_callback(outside.aclose)
     shares = PoolShares.of(config.database.database_pool_size)

@@ -17,6 +17,7 @@ from adapters.nats.login import login_of
 from adapters.nats.tls import tls_of
 from adapters.nats.topology import JOB_QUEUES
 from adapters.neighbours.ports import TenantDirectory
+from adapters.postgres import contact
 from adapters.postgres.database import Database
 from adapters.settings import (
     DatabaseSettings,
@@ -66,6 +67,7 @@ async def run_worker(config: WorkerConfig, stop: asyncio.Event) -> bool:
             closed_by_server.set()
             stop.set()
 
+    contact.use_file(config.database.contact_keys)
     connection = await connect(
         config.nats.servers,
         login=login_of(config.nats),

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import asyncpg
 from sqlalchemy import exc
 
+from adapters.contact_keys import ContactKeyError
+
 # Classes of SQLSTATE (PostgreSQL documentation, appendix A) that say nothing about the data that was sent.
 _TRANSIENT_CLASSES = frozenset(
     {
@@ -25,6 +27,8 @@ _TRANSIENT_STATES = frozenset(
 )
 # The driver's own: a broken or misused connection, which includes what asyncpg makes of a server that restarts under it.
 _CONNECTION_ERRORS = (asyncpg.InterfaceError, asyncpg.InternalClientError, exc.TimeoutError, OSError, TimeoutError)
+# A key that is missing is the operator's to bring back; the command waits for it.
+_OUTAGES = (*_CONNECTION_ERRORS, ContactKeyError)
 
 
 def transient(error: BaseException) -> bool:
@@ -36,7 +40,7 @@ def transient(error: BaseException) -> bool:
     state = sqlstate(error)
     if state:
         return state[:2] in _TRANSIENT_CLASSES or state in _TRANSIENT_STATES
-    return any(isinstance(cause, _CONNECTION_ERRORS) for cause in _causes(error))
+    return any(isinstance(cause, _OUTAGES) for cause in _causes(error))
 
 
 def sqlstate(error: BaseException) -> str | None:

@@ -15,9 +15,10 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from adapters.postgres.codecs import MAPPINGS, Column, TableMapping, decoder
+from adapters.postgres.contact import opened_values
 from adapters.postgres.database import SAME_TENANT, WrongTenant
 from adapters.postgres.dsn import Connection
-from domain.entities import Entity
+from domain.entities import Account, Entity
 from domain.gateway_entities import LIVE
 from domain.lookups import Lookup
 from domain.snapshot import Snapshot
@@ -74,7 +75,7 @@ async def load(connection: Connection, tenant_id: str, needs: Mapping[Lookup, It
         found = await connection.fetch(statement, tenant_id, *arguments)
         if found and found[-1][0] == _WRONG_TENANT:
             raise WrongTenant("the transaction belongs to another tenant")
-        rows = [readers[row[0]](row) for row in found]
+        rows = [readers[row[0]](tenant_id, row) for row in found]
     return Snapshot(tenant_id, asked, rows)
 
 
@@ -86,7 +87,7 @@ def _key_arrays(lookup: Lookup, keys: Sequence[Any]) -> list[Sequence[Any]]:
 
 
 @lru_cache(maxsize=1000)
-def _statement(lookups: tuple[Lookup, ...]) -> tuple[str, tuple[Callable[[Any], Entity], ...]]:
+def _statement(lookups: tuple[Lookup, ...]) -> tuple[str, tuple[Callable[[str, Any], Entity], ...]]:
     """The text, and per branch a function from its rows to entities."""
     slots = _slots(lookups)
     numbers = count(2)  # $1 is the tenant
@@ -110,10 +111,12 @@ def _places(lookup: Lookup, slots: Sequence[str]) -> list[int]:
     return [next(free[_wire_type(column)]) for column in MAPPINGS[lookup.entity].columns]
 
 
-def _reader(lookup: Lookup, slots: Sequence[str]) -> Callable[[Any], Entity]:
+def _reader(lookup: Lookup, slots: Sequence[str]) -> Callable[[str, Any], Entity]:
     decode = decoder(lookup.entity)
     pick = itemgetter(*(place + 1 for place in _places(lookup, slots)))  # column 0 is the branch
-    return lambda row: decode(pick(row))
+    if lookup.entity is Account:
+        return lambda tenant_id, row: decode(opened_values(tenant_id, pick(row)))
+    return lambda _tenant_id, row: decode(pick(row))
 
 
 def _wire_type(column: Column) -> str:

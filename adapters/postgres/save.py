@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any
 
 from adapters.postgres.codecs import MAPPINGS, Column, TableMapping, arrays
+from adapters.postgres.contact import sealed
 from adapters.postgres.database import SAME_TENANT, WrongTenant
 from adapters.postgres.dsn import Connection
 from domain.entities import LedgerAccount, OutboxRow
@@ -38,9 +39,9 @@ async def save(connection: Connection, tenant_id: str, changes: Changes) -> None
     )
     arguments: list[Any] = [tenant_id]
     for entity, rows in inserts:
-        arguments += _all_columns(entity, rows)
+        arguments += _all_columns(entity, sealed(tenant_id, entity, rows))
     for entity, rows in updates:
-        arguments += _key_and_mutable_columns(entity, rows)
+        arguments += _key_and_mutable_columns(entity, sealed(tenant_id, entity, rows))
     if changes.balances:
         arguments += _all_columns(LedgerAccount, changes.balances)
     row = await connection.fetchrow(statement, *arguments)

@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import ARRAY, Date, TextClause, Uuid, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from adapters.postgres.contact import opened_parties
 from domain.chart import RECEIVABLE, UNAPPLIED_CREDIT
 from domain.statement_parties import SubLedger
 from schemas.account import Party, PartyKind
@@ -157,7 +158,13 @@ async def accounts(connection: AsyncConnection, tenant_id: str, ids: Sequence[UU
     rows = await connection.execute(_typed(_ACCOUNTS), {"tenant": tenant_id, "accounts": list(ids)})
     return {
         # The driver's own UUID type is not JSON to everybody.
-        row.id: AccountRow(UUID(int=row.id.int), row.patient, row.currency, row.locale, _parties(row.parties))
+        row.id: AccountRow(
+            UUID(int=row.id.int),
+            row.patient,
+            row.currency,
+            row.locale,
+            _parties(opened_parties(tenant_id, row.id, row.parties)),
+        )
         for row in rows.all()
     }
 

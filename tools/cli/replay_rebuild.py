@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 async def rebuild(tenants: list[str], archive: Path | None, reason: str | None, *, as_json: bool) -> int:
+    from adapters.postgres import contact
     from adapters.settings import DatabaseSettings, NatsSettings, RuntimeSettings, check, load
     from handlers.event_check import tenants as tenants_of_stream
     from handlers.neighbours import neighbours
@@ -30,7 +31,9 @@ async def rebuild(tenants: list[str], archive: Path | None, reason: str | None, 
     why, runtime = checked_reason(reason), load(RuntimeSettings)
     directory, terminology, _ = neighbours(runtime)
     async with connected() as client, AsyncExitStack() as resources:
-        live = await _database(resources, load(DatabaseSettings).database_url.get_secret_value())
+        settings = load(DatabaseSettings)
+        contact.use_file(settings.contact_keys)  # the same bytes as the live rows come of the same keys
+        live = await _database(resources, settings.database_url.get_secret_value())
         target = await _database(resources, load(RebuildSettings).rebuild_database_url.get_secret_value())
         chosen = tenants or await tenants_of_stream(client)
         for tenant_id in chosen:

@@ -4,6 +4,7 @@ from typing import Any
 
 from sqlalchemy import Row, bindparam, func, select
 
+from adapters.postgres.contact import opened, opened_parties
 from adapters.postgres.reads.asking import Asking, owned
 from adapters.postgres.reads.holds import held_minor
 from adapters.postgres.reads.ledger import account_transfers
@@ -39,7 +40,7 @@ _UNINVOICED = select(func.coalesce(func.sum(charge.c.net_minor), 0)).where(
 
 async def get(asking: Asking, query: GetAccount) -> AccountView | Problem:
     row = await _account(asking, query.account_id)
-    return _view(row) if row is not None else problem(Code.ACCOUNT_NOT_FOUND)
+    return _view(asking.tenant_id, row) if row is not None else problem(Code.ACCOUNT_NOT_FOUND)
 
 
 async def listed(asking: Asking, query: ListAccounts) -> AccountPage | Problem:
@@ -53,7 +54,7 @@ async def listed(asking: Asking, query: ListAccounts) -> AccountPage | Problem:
     found = await page(asking.connection, statement, _NEWEST_FIRST, query, **parameters)
     if isinstance(found, Problem):
         return found
-    return AccountPage(items=tuple(_view(row) for row in found.rows), next_cursor=found.next_cursor)
+    return AccountPage(items=tuple(_view(asking.tenant_id, row) for row in found.rows), next_cursor=found.next_cursor)
 
 
 async def balance(asking: Asking, query: GetAccount) -> AccountBalance | Problem:
@@ -94,14 +95,14 @@ async def _account(asking: Asking, account_id: Any) -> Row[Any] | None:
     return found.one_or_none()
 
 
-def _view(row: Row[Any]) -> AccountView:
+def _view(tenant_id: str, row: Row[Any]) -> AccountView:
     return AccountView(
         account_id=row.id,
         patient=row.patient,
-        guarantor=row.guarantor,
+        guarantor=opened(tenant_id, row.id, row.guarantor),
         currency=row.currency,
         locale=row.locale,
         status=row.status,
-        parties=tuple(Party(**party) for party in row.parties),
+        parties=tuple(Party(**party) for party in opened_parties(tenant_id, row.id, row.parties)),
         opened_at=row.recorded_at,
     )
