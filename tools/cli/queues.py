@@ -196,10 +196,13 @@ def _table(seen: dict[str, Any]) -> Any:
 
 
 def _cells(row: dict[str, Any]) -> tuple[Any, ...]:
+    from adapters.nats.topology import JOBS_STREAM
+
     if row["missing"]:
         return (_label(row), *("-" * 7), "missing: run `billing migrate`")
-    # A consumer that nobody pulls from has no handlers.
-    state = "PAUSED" if row["paused"] else "consumed" if row["pulls"] or row["in_flight"] else "nobody fetches"
+    # A consumer that nobody pulls from has no handlers. Jobs may have no worker (no object store), as long as none wait.
+    idle = "nobody fetches" if row["depth"] or row["stream"] != JOBS_STREAM else "idle"
+    state = "PAUSED" if row["paused"] else "consumed" if row["pulls"] or row["in_flight"] else idle
     counts = (f"{row[key]:,}" for key in ("depth", "in_flight", "redelivered"))
     rates = (f"{row[key] or 0:,.0f}" for key in ("arrived_per_second", "acknowledged_per_second"))
     oldest = f"{row['oldest_age_seconds']:,.0f} s"
