@@ -291,17 +291,21 @@ class WorkerSettings(Settings):
     inbox_retention_days: int = Field(default=180, ge=91, le=36_500)
 
 
-class NeighbourSettings(Settings):
-    """The services whose answers a command may depend on, and how to prove to them who we are (mTLS)."""
+class NeighbourClientSettings(Settings):
+    """How to prove to the outside services who we are (mTLS), and how long to wait for them."""
 
-    tenant_service_url: HttpUrl = Field(examples=["https://tenant-service.internal"])
-    terminology_service_url: HttpUrl = Field(examples=["https://terminology-service.internal"])
-    fhir_gateway_url: HttpUrl = Field(examples=["https://interop-service.internal"])
-    ai_gateway_url: HttpUrl | None = Field(default=None, examples=["https://ai-gateway-service.internal"])
     neighbour_tls_ca_file: ExistingFile | None = None
     neighbour_tls_cert_file: ExistingFile | None = None
     neighbour_tls_key_file: ExistingFile | None = None
     neighbour_timeout_seconds: Seconds = 2
+
+
+class NeighbourSettings(NeighbourClientSettings):
+    """The services whose answers a command may depend on."""
+
+    tenant_service_url: HttpUrl = Field(examples=["https://tenant-service.internal"])
+    terminology_service_url: HttpUrl = Field(examples=["https://terminology-service.internal"])
+    ai_gateway_url: HttpUrl | None = Field(default=None, examples=["https://ai-gateway-service.internal"])
     neighbour_concurrency: int = Field(default=16, ge=1, le=256)
     tenant_cache_seconds: Seconds = 30
     tenant_stale_seconds: Seconds = 300
@@ -323,6 +327,16 @@ class GatewaySettings(Settings):
     gateway_circuit_failures: int = Field(default=5, ge=1, le=1_000)
     gateway_circuit_open_seconds: Seconds = 5
     gateway_circuit_open_max_seconds: Seconds = 60
+
+
+class FhirSettings(NeighbourClientSettings):
+    """The FHIR gateway that documents are pushed to; without a URL nothing is."""
+
+    fhir_gateway_url: HttpUrl | None = Field(default=None, examples=["https://interop-service.internal"])
+    fhir_concurrency: int = Field(default=16, ge=1, le=256)
+    fhir_tenant_concurrency: int = Field(default=4, ge=1, le=256)
+    fhir_max_tries: int = Field(default=20, ge=1, le=1_000)
+    fhir_retry_first_seconds: Seconds = 1.0
 
 
 class ObjectStoreSettings(Settings):
@@ -347,6 +361,7 @@ GROUPS: tuple[type[Settings], ...] = (
     HandlersSettings,
     WorkerSettings,
     NeighbourSettings,
+    FhirSettings,
     GatewaySettings,
     ObjectStoreSettings,
 )

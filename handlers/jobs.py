@@ -134,7 +134,7 @@ class JobRunner:
         fetch = AdaptiveFetch(None, self._connection, stream=JOBS_STREAM, durable=queue.durable, batch_size=1)
         self._fetches[queue.durable] = fetch
         slots, turns = asyncio.Semaphore(queue.concurrency), TenantTurns(queue.per_tenant)
-        draining = asyncio.create_task(_drain_on(stop, fetch))
+        draining = asyncio.create_task(drain_on(stop, fetch))
         async with asyncio.TaskGroup() as tasks:
             while not stop.is_set():
                 await slots.acquire()
@@ -159,7 +159,7 @@ class JobRunner:
         try:
             parent = (message.headers or {}).get(headers.TRACEPARENT)
             with tracing.span(f"job {queue.durable}", "consumer", traceparent=parent):
-                async with _heartbeat(message):
+                async with heartbeat(message):
                     outcome = await unless_stopped(self._handle(queue, message, stop), stop, DRAIN_SECONDS)
                 tracing.annotate({"billing.outcome": outcome})
         except Stopping:
@@ -325,14 +325,14 @@ def _tenant_of(message: Msg) -> str:
     return tokens[3] if len(tokens) > 3 else "_"
 
 
-async def _drain_on(stop: asyncio.Event, fetch: AdaptiveFetch) -> None:
+async def drain_on(stop: asyncio.Event, fetch: AdaptiveFetch) -> None:
     await stop.wait()
     with suppress(nats_errors.Error):  # disconnected: the server gives out again what it sent
         await fetch.drain()
 
 
 @asynccontextmanager
-async def _heartbeat(message: Msg) -> AsyncIterator[None]:
+async def heartbeat(message: Msg) -> AsyncIterator[None]:
     """Tells the server that the message is being worked on, so that it is not given to another worker."""
 
     async def beat() -> None:

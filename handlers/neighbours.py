@@ -5,12 +5,21 @@ from typing import NamedTuple
 from adapters.neighbours import ai
 from adapters.neighbours.ai import Suggestions
 from adapters.neighbours.client import Neighbour
+from adapters.neighbours.fhir_gateway import FhirGateway
+from adapters.neighbours.fhir_gateway import limits as fhir_limits
 from adapters.neighbours.pools import Limits
 from adapters.neighbours.ports import TenantDirectory, Terminology
 from adapters.neighbours.static import StaticNeighbours
 from adapters.neighbours.tenant import HttpTenantDirectory
 from adapters.neighbours.terminology import HttpTerminology
-from adapters.settings import NeighbourSettings, RuntimeSettings, SettingsError, load
+from adapters.settings import (
+    FhirSettings,
+    NeighbourClientSettings,
+    NeighbourSettings,
+    RuntimeSettings,
+    SettingsError,
+    load,
+)
 from adapters.tls import ReloadingContext, TlsFiles, client_context
 
 
@@ -53,7 +62,15 @@ def neighbours(runtime: RuntimeSettings, settings: NeighbourSettings | None = No
     )
 
 
-def tls_context(settings: NeighbourSettings) -> ReloadingContext | None:
+def fhir_gateway(settings: FhirSettings) -> FhirGateway | None:
+    """None where no URL is given. Raises SettingsError as `neighbours` does."""
+    if settings.fhir_gateway_url is None:
+        return None
+    limits = fhir_limits(seconds=settings.neighbour_timeout_seconds, concurrency=settings.fhir_concurrency)
+    return FhirGateway(Neighbour("fhir-gateway", settings.fhir_gateway_url, tls=tls_context(settings), limits=limits))
+
+
+def tls_context(settings: NeighbourClientSettings) -> ReloadingContext | None:
     """mTLS towards the services, or None for the system's CAs. Raises SettingsError where the files are of no use."""
     files = TlsFiles(settings.neighbour_tls_ca_file, settings.neighbour_tls_cert_file, settings.neighbour_tls_key_file)
     if not files.any:

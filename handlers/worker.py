@@ -12,6 +12,7 @@ import structlog
 from nats.aio.client import Client
 
 from adapters.gateways.provider import Gateways
+from adapters.nats.batch_publish import Publisher
 from adapters.nats.connection import connect
 from adapters.nats.login import login_of
 from adapters.nats.tls import tls_of
@@ -21,6 +22,7 @@ from adapters.postgres import contact
 from adapters.postgres.database import Database
 from adapters.settings import (
     DatabaseSettings,
+    FhirSettings,
     GatewaySettings,
     NatsSettings,
     ObjectStoreSettings,
@@ -28,12 +30,14 @@ from adapters.settings import (
     WorkerSettings,
 )
 from adapters.telemetry.probes import Check, probes
+from handlers.fhir_events import FhirEvents, PushPolicy
+from handlers.fhir_push import Pusher
 from handlers.gateway_circuits import CircuitReports
 from handlers.gateway_jobs import GATEWAY_RETRY, GatewayJobs
 from handlers.gateway_recovery import GatewayRecovery, Patience
 from handlers.gl_export import GlExporter
 from handlers.jobs import JobQueue, JobRunner, RetryPolicy
-from handlers.neighbours import neighbours
+from handlers.neighbours import fhir_gateway, neighbours
 from handlers.relay import run_relay
 from handlers.reporting import Reporter
 from handlers.schedules import Intervals, Scheduler, TenantsSchedule
@@ -56,6 +60,7 @@ class WorkerConfig(NamedTuple):
     worker: WorkerSettings
     objects: ObjectStoreSettings | None = None
     gateways: GatewaySettings | None = None
+    fhir: FhirSettings | None = None
 
 
 async def run_worker(config: WorkerConfig, stop: asyncio.Event) -> bool:
@@ -86,7 +91,10 @@ async def run_worker(config: WorkerConfig, stop: asyncio.Event) -> bool:
             if charging is not None:
                 queues = [*queues, charging.queue]
             scheduler = _scheduler(config, database, reporter, outside.directory, charging)
+            fhir = await _fhir(config, connection, database, outside.directory, resources)
             liveness: dict[str, Check] = {"jobs": runner.check} if queues else {}
+            if fhir is not None:
+                liveness["fhir"] = fhir.check
             await resources.enter_async_context(
                 probes(
                     config.runtime.metrics_port,
@@ -98,6 +106,8 @@ async def run_worker(config: WorkerConfig, stop: asyncio.Event) -> bool:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(_relay(config, connection, stop))
                 tasks.create_task(scheduler.run(stop))
+                if fhir is not None:
+                    tasks.create_task(fhir.run(stop))
                 if queues:
                     tasks.create_task(runner.run(queues, stop))
                 if charging is not None:
@@ -219,6 +229,30 @@ async def _jobs(
         JobQueue("gl-export", exports.handle),
         JobQueue("statements-items", items.handle, config.worker.job_concurrency),
     ]
+
+
+async def _fhir(
+    config: WorkerConfig,
+    connection: Client,
+    database: Database,
+    directory: TenantDirectory,
+    resources: AsyncExitStack,
+) -> FhirEvents | None:
+    """None where there is no gateway: then the events wait in their stream."""
+    gateway = fhir_gateway(config.fhir) if config.fhir is not None else None
+    if gateway is None or config.fhir is None:
+        log.warning("fhir_not_pushed", unset="FHIR_GATEWAY_URL")
+        return None
+    resources.push_async_callback(gateway.aclose)
+    publisher = await resources.enter_async_context(Publisher(connection))
+    policy = PushPolicy(
+        concurrency=config.fhir.fhir_concurrency,
+        tenant_concurrency=config.fhir.fhir_tenant_concurrency,
+        tries=config.fhir.fhir_max_tries,
+        first_seconds=config.fhir.fhir_retry_first_seconds,
+    )
+    region, country = config.runtime.region, config.runtime.country_profile
+    return FhirEvents(connection, publisher, Pusher(database, gateway), directory, region, country, policy)
 
 
 @asynccontextmanager

@@ -7,7 +7,17 @@ the largest over all durables of the workload, and keeps that between the bounds
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from adapters.nats.topology import COMMANDS_STREAM, JOB_QUEUES, JOBS_STREAM, REPLAY_STREAM, canary_durable, durable
+from adapters.nats.topology import (
+    COMMANDS_STREAM,
+    EVENTS_STREAM,
+    FHIR,
+    FHIR_REPLAY,
+    JOB_QUEUES,
+    JOBS_STREAM,
+    REPLAY_STREAM,
+    canary_durable,
+    durable,
+)
 from adapters.nats.topology import replay_durable as replays
 from schemas.registry import GROUPS
 
@@ -40,16 +50,23 @@ class Workload(NamedTuple):
 COMMANDS_LAG_PER_REPLICA = 1_000
 # Runs and exports take minutes to hours, chunks of statements seconds; a charge at a payment gateway about one, many at a time.
 _JOBS_LAG_PER_REPLICA = {"statements": 2, "statements-items": 4, "gl-export": 2, "gateway": 100}
+# Pushes take some 20 ms each, 16 at a time: a thousand are about two seconds.
+FHIR_LAG_PER_REPLICA = 1_000
 
 COMMANDS = tuple(Queue(group, COMMANDS_STREAM, durable(group)) for group in GROUPS)
 REPLAYS = tuple(Queue(group, REPLAY_STREAM, replays(group)) for group in GROUPS)
 CANARY = tuple(Queue(canary_durable(group), COMMANDS_STREAM, canary_durable(group)) for group in GROUPS)
 JOBS = tuple(Queue(name, JOBS_STREAM, name) for name in JOB_QUEUES)
+PUSHES = (Queue(FHIR, EVENTS_STREAM, FHIR), Queue(FHIR_REPLAY, REPLAY_STREAM, FHIR_REPLAY))
 
 WORKLOADS: dict[str, Workload] = {
     "handlers": Workload(3, 10, dict.fromkeys((*COMMANDS, *REPLAYS), COMMANDS_LAG_PER_REPLICA)),
     "handlers-canary": Workload(1, 3, dict.fromkeys(CANARY, COMMANDS_LAG_PER_REPLICA)),
-    "worker": Workload(2, 6, {queue: _JOBS_LAG_PER_REPLICA[queue.durable] for queue in JOBS}),
+    "worker": Workload(
+        2,
+        6,
+        {queue: _JOBS_LAG_PER_REPLICA[queue.durable] for queue in JOBS} | dict.fromkeys(PUSHES, FHIR_LAG_PER_REPLICA),
+    ),
 }
 
 

@@ -82,6 +82,13 @@ JOB_QUEUES = {
 # 15 s, that is what its charges come to, 1,000/s at most; when this is reached, every tenant waits.
 GATEWAY_MAX_ACK_PENDING = 20_000
 
+# The durable that pushes documents to the FHIR gateway, what it takes of the events, and its queue of dead letters sent again.
+FHIR = "fhir"
+FHIR_REPLAY = f"{FHIR}-replay"
+FHIR_AGGREGATES = ("account", "charge", "invoice", "credit_note", "payment")
+# Events in hand of all workers: 16 workers with 64 of one tenant each.
+FHIR_MAX_ACK_PENDING = 2_000
+
 # Headers and body of a command. A dead letter carries the whole command and its own story (reason 2 kB, subject 4 kB, ids) and
 # must still fit the server's max_payload of 1 MiB: 16 kB below it. A publisher of more is told so by the server at once.
 COMMANDS_MAX_MESSAGE_BYTES = 2**20 - 16 * 2**10
@@ -204,6 +211,13 @@ def durable_configs() -> dict[tuple[str, str], dict[str, Any]]:
         config = _durable(queue, [f"{JOB_PREFIX}.*.{kind}"])
         in_hand = GATEWAY_MAX_ACK_PENDING if queue == "gateway" else JOBS_MAX_ACK_PENDING
         configs[JOBS_STREAM, queue] = config | {"ack_wait": JOBS_ACK_WAIT, "max_ack_pending": in_hand}
+    events = [f"{EVENT_PREFIX}.*.{aggregate}.*" for aggregate in FHIR_AGGREGATES]
+    for stream, name, subjects in (
+        (EVENTS_STREAM, FHIR, events),
+        (REPLAY_STREAM, FHIR_REPLAY, [f"{REPLAY_PREFIX}.{FHIR}.>"]),
+    ):
+        config = _durable(name, subjects)
+        configs[stream, name] = config | {"ack_wait": JOBS_ACK_WAIT, "max_ack_pending": FHIR_MAX_ACK_PENDING}
     return configs
 
 

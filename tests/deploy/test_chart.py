@@ -9,7 +9,7 @@ import pytest
 
 from adapters import settings
 from adapters.nats.scaling import CANARY, WORKLOADS, Queue
-from adapters.nats.topology import durable_configs
+from adapters.nats.topology import FHIR, FHIR_REPLAY, durable_configs
 from gateway_shim.routes import ROUTES
 from tests.deploy.chart import CASES, CHART, NAMESPACE, REGIONS, ROLES, TAG, Case, Chart, environment, render
 from tools.cli.canary import Selection, load_triggers
@@ -176,7 +176,7 @@ def test_every_durable_has_exactly_one_trigger(chart: Chart, case: Case) -> None
     expected = set(durable_configs()) - {(each.stream, each.durable) for each in CANARY}
     assert sorted((stream, consumer) for stream, consumer, _ in triggers) == sorted(expected)
     for stream, consumer, name in triggers:
-        if stream == "BILLING_JOBS":
+        if stream == "BILLING_JOBS" or consumer in (FHIR, FHIR_REPLAY):
             assert name == "billing-worker"
         else:
             group = consumer.removesuffix("-replay")

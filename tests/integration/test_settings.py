@@ -20,7 +20,6 @@ REQUIRED: dict[type[settings.Settings], dict[str, str]] = {
     settings.NeighbourSettings: {
         "TENANT_SERVICE_URL": "https://tenants",
         "TERMINOLOGY_SERVICE_URL": "https://terms",
-        "FHIR_GATEWAY_URL": "https://fhir",
     },
     settings.ObjectStoreSettings: {"OBJECT_STORE_BUCKET": "billing-documents"},
 }

@@ -49,7 +49,9 @@ async def test_everything_is_created_once(nc: Client) -> None:
         "BILLING_REPLAY",
         "BILLING_ATTEMPTS",
     }
-    assert sum(change.kind == "durable" for change in changes) == 3 * len(GROUPS) + len(topology.JOB_QUEUES)
+    assert (
+        sum(change.kind == "durable" for change in changes) == 3 * len(GROUPS) + len(topology.JOB_QUEUES) + 2
+    )  # fhir, fhir-replay
     assert await topology.reconcile(nc, replicas=1) == []
 
 

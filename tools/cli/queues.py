@@ -92,14 +92,17 @@ class _Look:
 
         found = {
             queue: await self._row(queue)
-            for queue in (*scaling.COMMANDS, *scaling.CANARY, *scaling.REPLAYS, *scaling.JOBS)
+            for queue in (*scaling.COMMANDS, *scaling.CANARY, *scaling.REPLAYS, *scaling.JOBS, *scaling.PUSHES)
         }
         always = (*scaling.COMMANDS, *scaling.JOBS)
         depths = {queue: int(row["depth"]) for queue, row in found.items()}
         return {
             "groups": [
-                row for queue, row in found.items() if queue not in scaling.JOBS and (row["depth"] or queue in always)
+                row
+                for queue, row in found.items()
+                if queue not in (*scaling.JOBS, *scaling.PUSHES) and (row["depth"] or queue in always)
             ],
+            "fhir": found[scaling.PUSHES[0]],  # in JSON only: without a gateway, events just wait there
             "jobs": [found[queue] for queue in scaling.JOBS],
             "replicas": {
                 name: workload.wanted({queue: depths[queue] for queue in workload.lag_per_replica})

@@ -65,10 +65,11 @@ def handlers(
 
 
 def worker() -> None:
-    """The outbox relay, payment gateways, and the jobs that write files where OBJECT_STORE_BUCKET is set. WORKER=true selects
-    it too, as plain `billing` or `billing api`."""
+    """The outbox relay, payment gateways, the FHIR push where FHIR_GATEWAY_URL is set, and the jobs that write files where
+    OBJECT_STORE_BUCKET is. WORKER=true selects it too, as plain `billing` or `billing api`."""
     from adapters.settings import (
         DatabaseSettings,
+        FhirSettings,
         GatewaySettings,
         NatsSettings,
         RuntimeSettings,
@@ -81,7 +82,15 @@ def worker() -> None:
     from handlers.worker import WorkerConfig, run_worker
     from tools.cli.run_role import run_role
 
-    check(RuntimeSettings, TelemetrySettings, DatabaseSettings, NatsSettings, WorkerSettings, GatewaySettings)
+    check(
+        RuntimeSettings,
+        TelemetrySettings,
+        DatabaseSettings,
+        NatsSettings,
+        WorkerSettings,
+        GatewaySettings,
+        FhirSettings,
+    )
     config = WorkerConfig(
         load(RuntimeSettings),
         load(DatabaseSettings),
@@ -89,6 +98,7 @@ def worker() -> None:
         load(WorkerSettings),
         load_objects(),
         load(GatewaySettings),
+        load(FhirSettings),
     )
     role = lambda stop: run_worker(config, stop)  # noqa: E731
     raise typer.Exit(run_role("worker", role, runtime=config.runtime, settings=load(TelemetrySettings)))

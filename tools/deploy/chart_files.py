@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from adapters.nats.topology import COMMANDS_STREAM, JOBS_STREAM, REPLAY_STREAM, durable_configs
+from adapters.nats.topology import FHIR, FHIR_REPLAY, JOBS_STREAM, durable_configs
 from gateway_shim.routes import ROUTES, WEBHOOKS
 from schemas.registry import GROUPS
 from schemas.subjects import CANARY_PREFIX, COMMAND_PREFIX
@@ -26,12 +26,13 @@ _REPLAY_SUFFIX = "-replay"
 def topology() -> dict[str, Any]:
     """The file's content. The chart reads nothing else of the code."""
     durables = [{"stream": stream, "durable": name} for stream, name in durable_configs()]
-    commands = [each for each in durables if each["stream"] in (COMMANDS_STREAM, REPLAY_STREAM)]
+    workers = [each for each in durables if each["stream"] == JOBS_STREAM or each["durable"] in (FHIR, FHIR_REPLAY)]
+    commands = [each for each in durables if each not in workers]
     stable = [each for each in commands if not each["durable"].endswith(CANARY_SUFFIX)]
     return {
         "groups": list(GROUPS),
         "handler_durables": [each | {"group": each["durable"].removesuffix(_REPLAY_SUFFIX)} for each in stable],
-        "worker_durables": [each for each in durables if each["stream"] == JOBS_STREAM],
+        "worker_durables": workers,
         "canary_durables": [each for each in commands if each["durable"].endswith(CANARY_SUFFIX)],
         "command_prefixes": {"stable": COMMAND_PREFIX, "canary": CANARY_PREFIX},
         "routes": _routes(),

@@ -30,6 +30,7 @@ LABELS = {
     "name": "registered queries; what is none is `unknown`",
     "neighbour": "outside services: five",
     "outcome": "what it came to: at most ten",
+    "resource": "FHIR types that are pushed: four",
     "queue": "durables of the job stream",
     "reason": "why: at most five",
     "result": "of a look-up: four",

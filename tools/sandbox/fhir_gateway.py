@@ -1,11 +1,13 @@
 """interop-service (fhir-gateway): FHIR R4 REST that stores what it gets, every version. Its contract:
 
-    PUT /{type}/{id}        →  201 created, 200 updated: the resource with meta.versionId; 400 where type or id disagree
+    PUT /{type}/{id}        →  201 created, 200 updated: the resource with meta.versionId; 400 where type or id disagree;
+                               412 where If-Match names another version, or If-None-Match: * finds one
     GET /{type}/{id}        →  200 the latest version, or 404
     GET /{type}?_id=a,b     →  200 searchset Bundle of the latest versions; without _id, of all of the type
 
 It keeps a version only where something changed (`meta` aside), so a repeated PUT is seen to be idempotent. Lying, it answers a
-PUT with a resource of another id, and stores nothing.
+PUT with a resource of another id, and stores nothing. What names `Patient/refused` is refused for good: 422, as by a server that
+knows all its patients.
 """
 
 from typing import Any
@@ -17,6 +19,7 @@ from starlette.routing import Route
 from tools.sandbox.faults import lies
 from tools.sandbox.world import Resource, World
 
+_REFUSED = b"Patient/refused"
 _FHIR_JSON = "application/fhir+json"
 
 
@@ -33,6 +36,10 @@ def routes(world: World) -> list[Route]:
         world.asked[f"PUT {kind}"] += 1
         if lies(request.scope):
             return _fhir(resource | {"id": f"not-{resource_id}"}, 200)
+        if _REFUSED in await request.body():
+            return _outcome(422, "business-rule", "Patient/refused (Nooria, 1971) is nobody")
+        if not _as_expected(request, world.resources.get((kind, resource_id), [])):
+            return _outcome(412, "conflict", "the resource has another version")
         versions = world.resources.setdefault((kind, resource_id), [])
         created = not versions
         if created or _content(versions[-1]) != _content(resource):
@@ -61,6 +68,14 @@ def routes(world: World) -> list[Route]:
         Route("/{kind}/{id}", get, methods=["GET"]),
         Route("/{kind}", search, methods=["GET"]),
     ]
+
+
+def _as_expected(request: Request, versions: list[Resource]) -> bool:
+    """R4 §3.1.0.5: a versioned update, and a create that must not be an update."""
+    if request.headers.get("if-none-match") == "*":
+        return not versions
+    wanted = request.headers.get("if-match")
+    return wanted is None or (bool(versions) and wanted == f'W/"{versions[-1]["meta"]["versionId"]}"')
 
 
 def _content(resource: Resource) -> Resource:

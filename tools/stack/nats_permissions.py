@@ -15,7 +15,7 @@ from schemas.registry import COMMANDS
 from schemas.subjects import COMMAND_PREFIX, both_ways
 
 CONSUMED_BY_HANDLERS = ("BILLING_COMMANDS", "BILLING_REPLAY", "BILLING_JOBS")
-CONSUMED_BY_WORKER = ("BILLING_JOBS", "BILLING_REPLAY")
+CONSUMED_BY_WORKER = ("BILLING_JOBS", "BILLING_REPLAY", "BILLING_EVENTS")
 
 _LOOK = ("$JS.API.INFO", "$JS.API.STREAM.INFO.*", "$JS.API.STREAM.NAMES", "$JS.API.CONSUMER.INFO.>")
 
@@ -60,6 +60,7 @@ ROLES: dict[str, Permissions] = {
             "$JS.API.DIRECT.GET.BILLING_REPLAY",
             "$JS.API.STREAM.MSG.GET.BILLING_ATTEMPTS",  # whether a suspect came back from its last try
             "_INBOX.>",
+            "audit.v1.billing.>",  # of dead letters and queries, while PostgreSQL is away
             "billing.v1.attempt.>",
             "billing.v1.dlq.>",
         ),
@@ -70,6 +71,7 @@ ROLES: dict[str, Permissions] = {
             *_LOOK,
             *_consume(*CONSUMED_BY_WORKER),
             "$JS.API.DIRECT.GET.BILLING_JOBS",  # the age of the oldest job
+            "$JS.API.DIRECT.GET.BILLING_EVENTS",  # and of the oldest event that was not pushed
             "billing.v1.evt.>",
             "billing.v1.job.>",
             *INTERNAL_COMMANDS,

@@ -1,0 +1,1 @@
+"""Rows of the books as FHIR R4 resources."""
