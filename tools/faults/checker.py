@@ -98,7 +98,7 @@ def _nothing(rows: Sequence[Any], what: str) -> None:
 async def _too_early(connection: Any, tenant: str, commands: Sequence[Sent]) -> set[UUID]:
     """Those that were refused because what they follow was not there yet: they may have no effect."""
     rows = await connection.fetch(
-        "SELECT command_id FROM inbox WHERE tenant_id = $1 AND error ->> 'code' = 'payment_not_found'", tenant
+        "SELECT command_id FROM inbox WHERE tenant_id = $1 AND error::json ->> 'code' = 'payment_not_found'", tenant
     )
     return {row[0] for row in rows} & {sent.command_id for sent in commands if sent.follows}
 
