@@ -1,6 +1,7 @@
 """One embedded stack per test run, started by the controlling process and shared by the xdist workers."""
 
 import os
+import sys
 
 import pytest
 
@@ -32,7 +33,11 @@ def pytest_configure_node(node: object) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    if not _is_worker(config) and STACK in config.stash:
+    if _is_worker(config):  # xdist ends it without `atexit`
+        typesetting = sys.modules.get("adapters.documents.typesetting")
+        if typesetting is not None:
+            typesetting.forget()
+    elif STACK in config.stash:
         config.stash[STACK].stop()
 
 

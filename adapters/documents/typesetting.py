@@ -99,12 +99,24 @@ def _compiler() -> typst.Compiler:
     return typst.Compiler(root=str(_home()), font_paths=_fonts(), ignore_system_fonts=True)
 
 
+def forget() -> None:
+    """Removes what the process keeps on disk, as its ordinary end does: for one that ends without `atexit`."""
+    if _directory.cache_info().currsize:
+        _directory().cleanup()
+        for made in (_compiler, _fonts, _directory):
+            made.cache_clear()
+
+
 @cache
-def _home() -> Path:
-    """A directory of the process's own for fonts and logos: typst reads both by path. It goes when the process ends."""
+def _directory() -> "tempfile.TemporaryDirectory[str]":
+    """Of the process's own, for fonts and logos: typst reads both by path. It goes when the process ends."""
     directory = tempfile.TemporaryDirectory(prefix="billing-documents-")
     atexit.register(directory.cleanup)
-    return Path(directory.name)
+    return directory
+
+
+def _home() -> Path:
+    return Path(_directory().name)
 
 
 @cache

@@ -14,7 +14,7 @@ from tools.stack.process import ServerProcess
 ServiceRole = Literal["api", "handlers", "worker"]
 SERVICE_ROLES: tuple[ServiceRole, ...] = ("handlers", "worker", "api")
 
-_READY_TIMEOUT_SECONDS = 45  # importing everything takes 2 s of a core, and several start at once on few cores
+_READY_TIMEOUT_SECONDS = 120  # importing everything takes 2 s of a core, and many may start at once on few cores
 _STOP_TIMEOUT_SECONDS = 30  # above SHUTDOWN_GRACE_SECONDS
 _PROBE_TIMEOUT_SECONDS = 5
 
@@ -48,7 +48,10 @@ class RoleProcess:
         """Start without waiting; follow with `wait_ready`. Changes made to `env` before count."""
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "tools.cli", self.role]
-        self._process.launch(command, env={"PYTHONPATH": str(PROJECT_ROOT), **self.env})
+        # What a killed process leaves behind lies in the stack and goes with it.
+        given = {"PYTHONPATH": str(PROJECT_ROOT), "TMPDIR": str(self._process.directory)}
+        self._process.directory.mkdir(parents=True, exist_ok=True)
+        self._process.launch(command, env=given | self.env)
 
     def wait_ready(self, timeout_seconds: float = _READY_TIMEOUT_SECONDS) -> None:
         self._process.wait_ready(self.is_ready, timeout_seconds)
