@@ -14,6 +14,7 @@ from adapters.postgres.save import save
 from domain.decision import Command
 from domain.engine import Verdict, execute, needs
 from schemas.codes import Code
+from schemas.gateway import GatewayProfile
 from schemas.registry import COMMANDS
 from schemas.subjects import query_subject
 from schemas.tenant import TenantProfile
@@ -25,7 +26,8 @@ LOINC = "http://loinc.org"
 
 
 def profile_of(tenant_id: str) -> TenantProfile:
-    return TenantProfile(tenant_id=tenant_id, name="Clinic", region="test-1", country_profile="ARE")
+    gateway = GatewayProfile(adapter="generic", url="https://gateway.example")
+    return TenantProfile(tenant_id=tenant_id, name="Clinic", region="test-1", country_profile="ARE", gateway=gateway)
 
 
 async def profile(tenant_id: str) -> TenantProfile | Code:
@@ -176,6 +178,21 @@ async def _correct(hospital: Hospital, books: Books) -> None:
     )
     (refused,) = await hospital.batch(("charge.void", {"charge_id": books.charges[0], "reason": "too late"}))
     assert refused.status == "rejected"
+
+
+async def a_card(hospital: Hospital, account_id: UUID) -> tuple[UUID, UUID]:
+    """A card charged with 7,000, of which 500 are on their way back; and a charge of 900 that the gateway has not decided."""
+    charged = await hospital.apply(*(_charging(account_id, minor) for minor in (7_000, 900)))
+    paid, pending = (UUID(result["payment_id"]) for result in charged)
+    told = {"payment_id": paid, "state": "captured", "currency": "AED", "captured_minor": 7_000, "reference": "gw_1"}
+    await hospital.apply(("payment.settle", told))
+    await hospital.apply(("payment.refund", {"payment_id": paid, "amount_minor": 500, "reason": "asked for it"}))
+    return paid, pending
+
+
+def _charging(account_id: UUID, minor: int) -> tuple[str, dict[str, Any]]:
+    money = {"amount_minor": minor, "currency": "AED"}
+    return "payment.charge", {"account_id": account_id, "amount": money, "source": "tok_visa"}
 
 
 async def ask(queries: Any, tenant_id: str, name: str, **fields: Any) -> dict[str, Any]:

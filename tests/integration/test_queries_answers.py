@@ -14,7 +14,7 @@ from adapters.postgres.reads import READS
 from handlers.queries import OUTSIDE, Queries
 from schemas.registry import QUERIES
 from tests.fixtures.servers import Database as ModuleDatabase
-from tests.integration.query_hospital import DUE_ON, OPEN_ON, Books, Hospital, a_day, ask, profile
+from tests.integration.query_hospital import DUE_ON, OPEN_ON, Books, Hospital, a_card, a_day, ask, profile
 from tests.integration.test_queries_jobs import ASKED_OF_STRANGERS
 
 
@@ -43,6 +43,26 @@ async def day(database: ModuleDatabase, tenant: str) -> AsyncIterator[Day]:
     finally:
         await read.close()
         await app.close()
+
+
+async def test_charges_through_a_gateway_are_seen_before_their_money_is_in_the_books(day: Day) -> None:
+    paid, pending = await a_card(day.hospital, day.books.account)
+    waiting = await day.result("payment.get", payment_id=pending)
+    assert (waiting.status, waiting.amount_minor, waiting.unapplied_minor) == ("pending", 900, 0)
+    assert (waiting.received_on, waiting.hold.status, waiting.hold.capture) == (None, "pending", "automatic")
+    captured = await day.result("payment.get", payment_id=paid)
+    assert (captured.status, captured.method, captured.hold.status) == ("recorded", "gateway", "captured")
+    assert (captured.refunding_minor, captured.refunded_minor, captured.unapplied_minor) == (500, 0, 6_500)
+    assert (await day.result("account.balance", account_id=day.books.account)).held_minor == 900
+    assert (await day.result("payment.get", payment_id=day.books.payment)).hold is None
+
+    async def listed(**asked: Any) -> list[UUID]:
+        return [item.payment_id for item in (await day.result("payment.holds", **asked)).items]
+
+    assert await listed() == [pending, paid]
+    assert await listed(status="pending") == [pending]
+    assert await listed(account_id=day.books.account, status="captured") == [paid]
+    assert await listed(account_id=day.books.other_account) == await listed(faulty=True) == []
 
 
 def test_every_query_of_the_registry_has_a_read() -> None:
@@ -250,6 +270,7 @@ async def test_another_tenant_sees_nothing(day: Day, database: ModuleDatabase, r
     source = Database(database.dsn(role), application_name="test", pool_size=1)
     queries = Queries(source, None, profile)
     books = day.books
+    charged, _ = await a_card(day.hospital, books.account)
     asked: dict[str, dict[str, Any]] = {
         "account.get": {"account_id": books.account},
         "account.list": {},
@@ -261,6 +282,7 @@ async def test_another_tenant_sees_nothing(day: Day, database: ModuleDatabase, r
         "invoice.list": {},
         "payment.get": {"payment_id": books.payment},
         "payment.list": {},
+        "payment.holds": {},
         "ledger.trial_balance": {},
         "ledger.transfers": {},
         "ledger.verify": {},
@@ -269,7 +291,7 @@ async def test_another_tenant_sees_nothing(day: Day, database: ModuleDatabase, r
         "command.get": {"command_id": uuid4()},
     }
     assert asked.keys() | ASKED_OF_STRANGERS | OUTSIDE == QUERIES.keys()
-    for name, fields in asked.items():
+    for name, fields in (*asked.items(), ("payment.get", {"payment_id": charged})):
         answer = await ask(queries, stranger, name, **fields)
         if answer["error"]:
             assert answer["error"]["code"].endswith("_not_found")

@@ -18,7 +18,7 @@ from adapters.postgres.verify import MAX_MISMATCHES_PER_CHECK, verify_tenant
 from adapters.postgres.verify_checks import CHECKS
 from schemas.ledger import LedgerVerification
 from tests.fixtures.servers import Database as ModuleDatabase
-from tests.integration.query_hospital import Hospital, a_day, cash
+from tests.integration.query_hospital import Hospital, a_card, a_day, cash
 
 PATIENT = "(SELECT id FROM invoice WHERE tenant_id = :tenant AND number = 'INV-2026-000001')"
 # What it takes for the schema itself to let a corruption in.
@@ -102,6 +102,34 @@ CORRUPTIONS: dict[str, tuple[str, set[str]]] = {
     "refund": (
         "UPDATE refund SET amount_minor = amount_minor + 1 WHERE tenant_id = :tenant",
         {"payment_refunds"},
+    ),
+    "captured amount of a hold": (
+        "UPDATE hold SET captured_minor = captured_minor + 1 WHERE tenant_id = :tenant AND status = 'captured'",
+        {"gateway_payments"},
+    ),
+    "hold revived": (
+        "UPDATE hold SET status = 'authorised' WHERE tenant_id = :tenant AND status = 'captured'",
+        {"gateway_payments"},
+    ),
+    "hold said to be captured": (
+        "UPDATE hold SET status = 'captured', captured_minor = 1 WHERE tenant_id = :tenant AND status = 'pending'",
+        {"gateway_payments"},
+    ),
+    "hold gone": (
+        "DELETE FROM hold WHERE tenant_id = :tenant AND status = 'captured'",
+        {"gateway_payments"},
+    ),
+    "refund under way said to be done": (
+        "UPDATE gateway_refund SET status = 'done' WHERE tenant_id = :tenant",
+        {"gateway_refunds"},
+    ),
+    "reserved for refunds": (
+        "UPDATE payment SET refunding_minor = 0 WHERE tenant_id = :tenant AND method = 'gateway'",
+        {"gateway_refunds"},
+    ),
+    "charged back": (
+        "UPDATE payment SET charged_back_minor = 1 WHERE tenant_id = :tenant AND method = 'gateway'",
+        {"unapplied_credit"},
     ),
     "net and tax of a credit note": (
         "UPDATE credit_note SET net_minor = net_minor + 1, tax_minor = tax_minor - 1 WHERE tenant_id = :tenant",
@@ -250,7 +278,8 @@ def checks(verification: LedgerVerification) -> set[str]:
 @pytest.mark.parametrize("corruption", CORRUPTIONS)
 async def test_a_corruption_is_found_and_named(app: Database, superuser: str, tenant: str, corruption: str) -> None:
     statement, expected = CORRUPTIONS[corruption]
-    await a_day(Hospital(app, tenant))
+    hospital = Hospital(app, tenant)
+    await a_card(hospital, (await a_day(hospital)).account)
     neighbour = f"{tenant}-n"
     await a_day(Hospital(app, neighbour))
     async with corruptible(superuser) as connection:
