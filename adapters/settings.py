@@ -267,7 +267,7 @@ class HandlersSettings(Settings):
     handler_groups: Names = ()
     # Beside a consumer canary the stable handlers leave its share to it; without one they take all (docs/decisions/0040).
     handler_commands: Literal["all", "stable", "canary"] = "all"
-    fetch_batch_size: int = Field(default=500, ge=1, le=5_000)
+    fetch_batch_size: int = Field(default=2_000, ge=1, le=5_000)
     tenant_concurrency: int = Field(default=20, ge=1, le=500)  # never useful above DATABASE_POOL_SIZE
 
 
@@ -276,7 +276,7 @@ class WorkerSettings(Settings):
 
     relay_shards: int = Field(default=2, ge=1, le=64)
     relay_batch_size: int = Field(default=500, ge=1, le=1_000)  # nats-server refuses larger atomic batches
-    relay_poll_min_seconds: Seconds = 0.005
+    relay_poll_min_seconds: Seconds = 0.02
     relay_poll_max_seconds: Seconds = 0.1
     job_concurrency: int = Field(default=2, ge=1, le=64)  # chunks of statements in hand: one is read while one renders
     render_threads: int | None = Field(default=None, ge=1, le=256)  # one per core without

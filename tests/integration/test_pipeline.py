@@ -12,6 +12,7 @@ from sqlalchemy import event
 
 from domain import engine
 from domain.decision import Capability
+from handlers import pipeline
 from schemas import headers
 from schemas.codes import Code
 from tests.fixtures.servers import Database
@@ -29,6 +30,21 @@ async def rig(nats_server: NatsServer, database: Database, tmp_path: Path) -> As
 async def billed(rig: Rig, tenant: str) -> str:
     rig.add_tenant(tenant)
     return tenant
+
+
+async def test_a_large_share_is_several_transactions_in_stream_order(
+    rig: Rig, billed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pipeline, "TRANSACTION_COMMANDS", 2)
+    account = await rig.account(billed)
+    sent = [await rig.send(billed, "payment.record", rig.payment(account, 100 + number)) for number in range(5)]
+    await rig.apply("payments", 5)
+
+    outcomes = [await rig.outcome(each) for each in sent]
+    assert [outcome.status for outcome in outcomes] == ["applied"] * 5
+    assert len({outcome.position for outcome in outcomes}) == 3  # one per commit
+    posted = await rig.rows("SELECT amount_minor FROM ledger_transfer WHERE tenant_id = $1 ORDER BY sequence", billed)
+    assert [row["amount_minor"] for row in posted] == [100, 101, 102, 103, 104]
 
 
 # --- the inbox ------------------------------------------------------------------------------------------------------------

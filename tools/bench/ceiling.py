@@ -15,6 +15,7 @@ from adapters.postgres.load import load
 from adapters.postgres.save import save
 from domain.decision import Command
 from domain.engine import execute, needs
+from handlers.pipeline import TRANSACTION_COMMANDS
 from schemas import headers
 from schemas.registry import COMMANDS
 from schemas.subjects import parse
@@ -40,7 +41,7 @@ def measure(stack: Stack, profiles: list[TenantProfile], work: Workload, fetch: 
 
 
 async def _measure(dsn: str, profiles: list[TenantProfile], work: Workload, fetch: int) -> float:
-    size = max(1, fetch // work.tenants)
+    size = max(1, min(TRANSACTION_COMMANDS, fetch // work.tenants))
     shares: dict[str, list[Command[Any]]] = {}
     known = {profile.tenant_id: profile for profile in profiles}
     warm_up = _WARM_UP_BATCHES * size * work.tenants

@@ -19,7 +19,7 @@ from tools.stack.mesh import Mesh
 # A tenth of the accounts each, so that laying a thousand tenants down takes seconds and not minutes.
 _WIDE_ACCOUNTS = 10
 _PGBENCH_SECONDS = 8
-_FETCH = 500  # FETCH_BATCH_SIZE as shipped
+_FETCH = 2_000  # FETCH_BATCH_SIZE as shipped
 
 Report = Callable[[int], Callable[[str, int], None]]
 
@@ -41,7 +41,7 @@ QUICK = Sweep(payments=3_000, tenants=(1, 100), nats_loads=(200, 1_000), http_lo
 FULL = Sweep(
     payments=10_000,
     tenants=(1, 100, 1_000),
-    batch_limits=(1, 10, 50, 100, 1_000, 2_000),
+    batch_limits=(1, 10, 50, 100, 500, 2_000),
     nats_loads=(100, 500, 1_000, 2_000, 3_000),
     http_loads=(50, 100, 200, 400),
 )
