@@ -30,12 +30,11 @@ class NotFhir(Exception):
 
 
 def account(tenant_id: str, sequence: int, row: Account) -> Json:
-    guarantor = {"guarantor": [{"party": {"reference": row.guarantor}}]} if row.guarantor else {}
+    """Without guarantor and parties: contact data stays sealed, and a push has no need of it."""
     body = {
         "status": _ACCOUNT_STATUS[row.status],
         "subject": [{"reference": row.patient}],
         "owner": _organization(tenant_id),
-        **guarantor,
     }
     return _resource("Account", tenant_id, sequence, row.id, body)
 
