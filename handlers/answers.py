@@ -16,6 +16,7 @@ from nats.js.errors import Error as JetStreamError
 
 from adapters.nats import acks
 from adapters.nats.topology import DLQ_STREAM
+from adapters.telemetry import tracing
 from domain.engine import Verdict
 from handlers import hops, metrics
 from handlers.audit import AuditTrail, NotAudited, dead_letter, tenant_of
@@ -74,8 +75,9 @@ class Answers:
             if answered.inbound.reply_to
         )
         await acks.ack_all(self._connection, [answered.inbound.message for answered in final])
-        for answered in final:
-            hops.ended(answered.inbound, answered.verdict.status, answered.verdict.code)
+        if tracing.exports():
+            for answered in final:
+                hops.ended(answered.inbound, answered.verdict.status, answered.verdict.code)
         deferred = [answered for answered in share if answered.verdict.status == "deferred"]
         await self.retry(
             [answered.inbound for answered in deferred],

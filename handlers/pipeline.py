@@ -17,6 +17,7 @@ from adapters.postgres import errors
 from adapters.postgres.database import Database
 from adapters.postgres.load import load
 from adapters.postgres.save import save
+from adapters.telemetry import tracing
 from domain import engine
 from domain.decision import Command
 from domain.engine import Verdict
@@ -74,7 +75,9 @@ class Pipeline:
             in_flight.dec(len(messages))
 
     async def _batch(self, messages: Sequence[Msg]) -> None:
-        decoded = [hops.begun(decode(message)) for message in messages]
+        decoded = [decode(message) for message in messages]
+        if tracing.exports():
+            decoded = [hops.begun(letter) for letter in decoded]
         malformed = [letter for letter in decoded if isinstance(letter, Malformed)]
         shares = _shares([inbound for inbound in decoded if isinstance(inbound, Inbound)])
         async with asyncio.TaskGroup() as tasks:

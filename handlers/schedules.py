@@ -91,7 +91,7 @@ class Scheduler:
                 await self._session(stop)
             except Exception as error:  # as for the relay: asyncpg may raise anything when PostgreSQL restarts under it
                 metrics.RUNS.labels("session", "lost").inc()
-                log.warning("schedules_session_lost", error=type(error).__name__, detail=str(error))
+                log.warning("schedules_session_lost", exc_info=error)
                 await pause(stop, BACK_OFF_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311  jitter
 
     async def _session(self, stop: asyncio.Event) -> None:
@@ -204,7 +204,7 @@ async def _run(schedule: Schedule) -> None:
         await schedule.run()
     except Exception as error:
         metrics.RUNS.labels(schedule.name, "failed").inc()
-        log.error("schedule_failed", schedule=schedule.name, error=type(error).__name__, detail=str(error))
+        log.error("schedule_failed", schedule=schedule.name, exc_info=error)
         return
     metrics.RUNS.labels(schedule.name, "done").inc()
     metrics.LAST_RUN.labels(schedule.name).set(datetime.now(UTC).timestamp())

@@ -92,17 +92,19 @@ def test_one_http_payment_is_one_trace_with_all_its_hops(
     response = pay(http, account_id, parent)
     assert response.status_code == 201, response.text
     command_id = response.json()["command_id"]
-    collector.wait_for(lambda spans: len([each for each in spans if each.trace_id == parent.trace_id]) >= 5)
+    collector.wait_for(lambda spans: len([each for each in spans if each.trace_id == parent.trace_id]) >= 6)
     spans = collector.trace(parent.trace_id)
-    found = {(span.role, span.kind, span.name): span for span in spans}
-    request = found["api", "server", "POST /v1/payments"]
-    publish = found["api", "producer", "payment.record"]
-    command = found["handlers", "consumer", "payment.record"]
-    batch = found["handlers", "internal", "billing.batch"]
-    relay = found["worker", "producer", "billing.relay"]
-    assert len(spans) == len(found) == 5, "nothing twice, and nothing else"
-    lineage = [request.parent_id, publish.parent_id, command.parent_id, batch.parent_id, relay.parent_id]
-    assert lineage == [parent.span_id, request.span_id, publish.span_id, command.span_id, command.span_id]
+    # The relay's last word says of which stream: the event's and the audit event's leave by themselves.
+    found = {(span.role, span.kind, span.name, span.attributes.get("billing.stream")): span for span in spans}
+    request = found["api", "server", "POST /v1/payments", None]
+    publish = found["api", "producer", "payment.record", None]
+    command = found["handlers", "consumer", "payment.record", None]
+    batch = found["handlers", "internal", "billing.batch", None]
+    relayed = [found["worker", "producer", "billing.relay", stream] for stream in ("events", "audit")]
+    assert len(spans) == len(found) == 6, "nothing twice, and nothing else"
+    lineage = [request.parent_id, publish.parent_id, command.parent_id, batch.parent_id]
+    assert lineage == [parent.span_id, request.span_id, publish.span_id, command.span_id]
+    assert [span.parent_id for span in relayed] == [command.span_id, command.span_id]
     assert batch.links == {(parent.trace_id, command.span_id)} and command.links == {(parent.trace_id, batch.span_id)}
     assert not any(span.failed for span in spans)
     assert request.attributes["http.response.status_code"] == 201
