@@ -20,7 +20,8 @@ def migrate(
 ) -> None:
     """Bring the database, the streams and the durables to what this release declares; running it again changes nothing.
 
-    DATABASE_URL is the tables' owner, NATS_URL a user that may change streams.
+    DATABASE_URL is the tables' owner, NATS_URL a user that may change streams. Contracting is refused while programs of an older
+    release have database sessions; it says which.
 
     Example: billing migrate --phase expand
 

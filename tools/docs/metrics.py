@@ -31,7 +31,7 @@ LABELS = {
     "code": "rejection codes: about 60",
     "command": "registered commands; what is none is `unknown`",
     "fault": "kinds of fault of a hold; none is empty",
-    "group": "consumer groups: five",
+    "group": "consumer groups: five; in the depths and ages of queues their canaries', too",
     "kind": "kinds of failure, kinds of job",
     "method": "HTTP methods; what is none is `OTHER`",
     "mode": "`batch`, `single`",
