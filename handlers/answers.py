@@ -23,6 +23,7 @@ from handlers.audit import AuditTrail, NotAudited, dead_letter, tenant_of
 from handlers.inbound import Delivery, Inbound, Malformed
 from schemas import headers
 from schemas.codes import Code
+from schemas.gateway import without_card_numbers
 from schemas.outcome import Problem, problem
 from schemas.subjects import command_of, dlq_subject
 
@@ -124,7 +125,7 @@ class Answers:
         try:
             await self._jetstream.publish(
                 dlq_subject(self._group, letter.tenant_id),
-                letter.message.data,
+                without_card_numbers(letter.message.data),
                 timeout=DLQ_TIMEOUT_SECONDS,
                 stream=DLQ_STREAM,
                 headers=dead_letter_headers(letter.message, letter.delivery, self._group, why),

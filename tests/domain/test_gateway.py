@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from domain.entities import Account, Invoice, LedgerAccount, Payment, Refund, Transfer
 from domain.gateway_entities import GatewayRefund, Hold
 from schemas.codes import Code
-from schemas.gateway import looks_like_card_number
+from schemas.gateway import looks_like_card_number, without_card_numbers
 from schemas.hold import ChargePayment
 from tests.domain.hospital import (
     allocations,
@@ -380,6 +380,15 @@ def test_a_card_number_is_not_taken_and_not_repeated(number: str) -> None:
     with pytest.raises(ValidationError) as refused:
         ChargePayment.model_validate_json(orjson.dumps(body))
     assert number not in str(refused.value.errors(include_input=False))
+
+
+def test_what_is_kept_of_a_card_number_are_its_last_four_digits() -> None:
+    kept = without_card_numbers(
+        b'{"source": "4242 4242 4242 4242", "amount": {"amount_minor": 4242424242424242}, "x": '
+    )
+    assert kept == b'{"source": "***************4242", "amount": {"amount_minor": 4242424242424242}, "x": '
+    token = b'{"source":"tok_4242424242424242"}'
+    assert without_card_numbers(token) == token
 
 
 @pytest.mark.parametrize("token", ["tok_visa", "4242424242424241", "pm_1N3T00LkdIwHu7ix0snN0B15", "424242424242"])

@@ -330,3 +330,14 @@ async def test_metrics_do_not_grow_with_made_up_names(rig: Rig, billed: str) -> 
     exposed: Any = generate_latest().decode()
     assert "made-up" not in exposed
     assert 'billing_dead_letters_total{code="unknown_command",group="payments"}' in exposed
+
+
+async def test_a_card_number_is_not_kept(rig: Rig, billed: str) -> None:
+    body = b'{"account_id": "%s", "amount": {"amount_minor": 1, "currency": "AED"}, "source": "4242424242424242"}'
+    sent = await rig.send(billed, "payment.charge", body % str(ACCOUNT).encode())
+    await rig.apply("payments", 1)
+    outcome = await rig.outcome(sent)
+    assert outcome.error is not None and "42424242" not in outcome.model_dump_json()
+    (letter,) = await rig.dead_letters(billed)
+    assert b"************4242" in letter.data and b"42424242" not in letter.data
+    assert all("42424242" not in value for value in (letter.headers or {}).values())
