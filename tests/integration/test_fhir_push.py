@@ -30,6 +30,8 @@ from tests.integration.query_hospital import Hospital, a_day, cash, charge
 from tests.integration.relay_support import relaying, until
 from tools.fhir_import.bundles import read_bundle
 from tools.fhir_import.mapping import plan_import
+from tools.replay.dead_letters import Filter, letters
+from tools.replay.pushes import send_again
 from tools.sandbox.control import Control
 from tools.sandbox.faults import Mode
 from tools.sandbox.process import Sandbox
@@ -233,9 +235,9 @@ async def test_what_is_refused_for_good_is_a_dead_letter_at_once_and_names_nobod
     async with pushing(database, nats_server, sandbox):
         await all_pushed(client)
     as_billed(control, other, books)
-    letters = await stream_messages(client, "BILLING_DLQ", f"billing.v1.dlq.fhir.{tenant}")
-    assert len(letters) == 5  # one an event; each was tried once
-    for letter in letters:
+    buried = await stream_messages(client, "BILLING_DLQ", f"billing.v1.dlq.fhir.{tenant}")
+    assert len(buried) == 5  # one an event; each was tried once
+    for letter in buried:
         told = letter.headers or {}
         assert told[headers.DLQ_REASON] == "the FHIR gateway refuses it: business-rule"
         assert told[headers.DLQ_DELIVERIES] == "1"
@@ -262,6 +264,21 @@ async def test_after_enough_tries_an_event_is_a_dead_letter_with_its_body(
     (letter,) = await stream_messages(client, "BILLING_DLQ", f"billing.v1.dlq.fhir.{tenant}")
     assert (letter.headers or {})[headers.DLQ_REASON] == "not taken in 4 tries: gateway failed"
     assert orjson.loads(letter.data)["account_id"] == opened["account_id"]
+
+    wanted = Filter(group="fhir", tenant=tenant)
+    operator = await nats.connect(nats_server.url("operator"))
+    try:
+        found = await letters(operator, wanted, bodies=True)
+        assert await send_again(operator, found, reason="it is back", actor="ops@here") == 1
+        assert await letters(operator, wanted) == []
+    finally:
+        await operator.close()
+    async with pushing(database, nats_server, sandbox):
+
+        async def there_now() -> bool:
+            return f"Account/{resource_id(tenant, 'Account', UUID(opened['account_id']))}" in control.resources()
+
+        await until(there_now)
 
 
 # --- order ----------------------------------------------------------------------------------------------------------------

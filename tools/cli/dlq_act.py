@@ -112,10 +112,13 @@ async def retry_letters(wanted: "Filter", asked: Asked) -> int:
     from tools.cli.replay_session import checked_environment, checked_reason, confirm, connected, execute
     from tools.replay.dead_letters import letters
     from tools.replay.plan import refuse_money
+    from tools.replay.pushes import is_push
 
     runtime = runtime_settings()
     async with connected() as client:
         found = await letters(client, wanted)
+        if any(map(is_push, found)):
+            return await _push_again(client, found, wanted, asked, runtime.environment)
         plan, selection, options = await _planned(client, found, asked)
         if not asked.execute or not plan.count:
             return _dry(plan, asked)
@@ -132,6 +135,35 @@ async def retry_letters(wanted: "Filter", asked: Asked) -> int:
     if again:
         note(f"{again:,} letters failed again and are new dead letters")
     return FAILED if again else code
+
+
+async def _push_again(client: Any, found: "list[Letter]", wanted: "Filter", asked: Asked, environment: str) -> int:
+    from tools.cli.replay_session import checked_environment, checked_reason, confirm
+    from tools.replay import audit
+    from tools.replay.dead_letters import letters
+    from tools.replay.errors import ReplayError
+    from tools.replay.pushes import is_push, send_again
+
+    if not all(map(is_push, found)):
+        raise ReplayError("some of these are pushes to the FHIR gateway: retry those by themselves, with --group fhir")
+    if not asked.execute:
+        if asked.as_json:
+            print_json({"count": len(found), "pushes": True, "executed": False})
+        else:
+            note(f"dry run: {len(found):,} pushes would be tried again; add --execute and --reason")
+        return OK
+    reason = checked_reason(asked.reason)
+    checked_environment(environment)
+    confirm(f"Push {len(found):,} documents again in {environment}?", len(found), yes=asked.yes)
+    actor = audit.operator()
+    told = {"positions": [letter.position for letter in found], "reason": reason, "by": actor}
+    await audit.record(client, "dead_letter.retried", wanted.tenant, told)
+    sent = await send_again(client, await letters(client, wanted, bodies=True), reason=reason, actor=actor)
+    if asked.as_json:
+        print_json({"count": sent, "pushes": True, "executed": True})
+    else:
+        print(f"{sent:,} pushes are on their way again; one that fails is a new letter")
+    return OK
 
 
 def _keeping(*arguments: Any, **options: Any) -> Any:

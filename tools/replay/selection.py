@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
-from adapters.nats.topology import COMMANDS_STREAM, DLQ_STREAM
+from adapters.nats.topology import COMMANDS_STREAM, DLQ_STREAM, FHIR
 from schemas import headers
 from schemas.registry import GROUPS
 from schemas.subjects import COMMAND_PREFIX, DLQ_PREFIX, TENANT, both_ways, parse
@@ -39,8 +39,10 @@ class Selection:
         object.__setattr__(self, "_body", tuple(map(Predicate.parse, self.body_predicates)))
         if self.tenant is not None and not TENANT.fullmatch(self.tenant):
             raise ReplayError(f"--tenant {self.tenant!r}: not a tenant id; 1 to 64 letters, digits, _ or -")
-        if self.group is not None and self.group not in GROUPS:
-            raise ReplayError(f"there is no consumer group {self.group!r}; there are {', '.join(GROUPS)}")
+        # The FHIR push leaves dead letters too; commands it has none.
+        groups = (*GROUPS, FHIR) if self.stream == DLQ_STREAM else tuple(GROUPS)
+        if self.group is not None and self.group not in groups:
+            raise ReplayError(f"there is no consumer group {self.group!r}; there are {', '.join(groups)}")
         if bad := [each for each in self.ids if headers.command_id(each) is None]:
             raise ReplayError(f"not command ids (<uuid>, lower case): {', '.join(bad[:3])}")
         if (self.from_sequence and self.from_time) or (self.to_sequence and self.to_time):
