@@ -24,7 +24,7 @@ PICK_PYTHON = for python in $(PYTHON) python3.13 python3.12 python3.11 python3; 
 .PHONY: help
 help:  ## This list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
-		while IFS="$$(printf '\t')" read -r name text; do printf '  make %-8s %s\n' "$$name" "$$text"; done
+		while IFS="$$(printf '\t')" read -r name text; do printf '  make %-12s %s\n' "$$name" "$$text"; done
 
 .PHONY: setup
 setup: $(STAMP)  ## Make .venv and install everything, servers included, from the hashed lock
@@ -44,7 +44,11 @@ demo: setup  ## A hospital's day through the mesh; fails if any promise is broke
 
 .PHONY: test
 test: setup  ## Every test, on real servers (ARGS="-k name" for some)
-	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadscope $(ARGS)
+	$(BIN)/pytest -n $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder $(ARGS)
+
+.PHONY: test-long
+test-long: setup  ## The same with ten times the random examples, for a night
+	BILLING_LONG=1 $(BIN)/pytest -n $(TEST_PROCESSES) --dist loadscope --no-loadscope-reorder --timeout 3600 $(ARGS)
 
 DEPLOY_VENV := .venv-deploy
 DEPLOY_STAMP := $(DEPLOY_VENV)/.installed

@@ -11,6 +11,29 @@ pytest_plugins = ["tests.fixtures.servers"]
 
 STACK = pytest.StashKey[Stack]()
 
+# A module runs whole in one process, so the longest begin first: one that comes last keeps a core waiting.
+LONGEST = (
+    "test_statement_runs",
+    "test_fhir_import",
+    "test_kill",
+    "test_replay_redeliver",
+    "test_replay_dlq",
+    "test_cli",
+    "test_replay_files",
+    "test_schemathesis",
+    "test_readme",
+    "test_replay_rebuild",
+    "test_cli_dev",
+    "test_neighbours_away",
+    "test_poison",
+    "test_model",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
+
 
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Before xdist starts its workers. A run of the pure tests alone starts no server."""

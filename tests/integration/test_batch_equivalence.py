@@ -5,6 +5,7 @@ messages that were handled before among them, tenants interleaved. What waits fo
 """
 
 import asyncio
+import os
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -233,7 +234,7 @@ def pair(stack: Stack, nats_server: NatsServer, tmp_path_factory: pytest.TempPat
 
 
 @settings(
-    max_examples=15,
+    max_examples=150 if os.environ.get("BILLING_LONG") else 15,
     deadline=None,
     phases=(Phase.explicit, Phase.generate),  # each example takes a third of a second: shrinking would take minutes
     derandomize=True,
