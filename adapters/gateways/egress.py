@@ -1,6 +1,6 @@
 """Where requests to payment gateways may go: base URLs come from tenants' configuration, and tenants are not us.
 
-    egress = Egress(parse_allowlist(("api.stripe.com", "bridge.bank.example:8443@10.20.0.0/16")))
+    egress = Egress(parse_allowlist(("api.stripe.com", "bridge.bank.example:8443=10.20.0.0/16")))
     target = egress.target("https://api.stripe.com/v1")      # EgressRefused: not allowed, with the reason
     addresses = await egress.addresses(target)               # checked; connect to one of these and to nothing else
 
@@ -35,7 +35,7 @@ _URL = re.compile(
     r"https://(?P<host>\[[0-9a-f:]+\]|[a-z0-9.-]+)(?::(?P<port>[1-9][0-9]{0,4}))?(?P<path>(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*)/?"
 )
 _ENTRY = re.compile(
-    r"(?P<host>\[[0-9a-f:]+\]|[a-z0-9.-]+)(?::(?P<port>[1-9][0-9]{0,4}))?(?:@(?P<network>[0-9a-f.:]+/[0-9]{1,3}))?"
+    r"(?P<host>\[[0-9a-f:]+\]|[a-z0-9.-]+)(?::(?P<port>[1-9][0-9]{0,4}))?(?:=(?P<network>[0-9a-f.:]+/[0-9]{1,3}))?"
 )
 # Not everything that is no host of the internet is "private" to Python: addresses that carry another address inside
 # (IPv4-mapped and -compatible, NAT64, 6to4, Teredo), site-local ones, shared address space and what is set aside for tests.
@@ -73,7 +73,7 @@ class Allowed(NamedTuple):
 
 
 def parse_allowlist(entries: Iterable[str]) -> Mapping[tuple[str, int], Allowed]:
-    """`host`, `host:port` (public addresses only), `host:port@network`, or `address:port`, which is its own network.
+    """`host`, `host:port` (public addresses only), `host:port=network`, or `address:port`, which is its own network.
 
     Raises ValueError for anything else, and for a network that holds link-local or multicast addresses.
     """
@@ -150,7 +150,7 @@ def checked(addresses: Sequence[str], network: Network | None) -> tuple[str, ...
 def _allowed(entry: str) -> Allowed:
     match = _ENTRY.fullmatch(entry)
     if match is None:
-        raise ValueError("an entry is host, host:port, host:port@network or address:port")
+        raise ValueError("an entry is host, host:port, host:port=network or address:port")
     host, port = match["host"].strip("[]"), int(match["port"] or HTTPS_PORT)
     if port > 65_535:
         raise ValueError("no such port")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from adapters import settings
+from adapters.gateways.egress import parse_allowlist
 from adapters.nats.scaling import CANARY, WORKLOADS, Queue
 from adapters.nats.topology import FHIR, FHIR_REPLAY, durable_configs
 from gateway_shim.routes import ROUTES
@@ -40,12 +41,13 @@ GROUPS_OF_ROLE: dict[str, tuple[type[settings.Settings], ...]] = {
         settings.NatsSettings,
         settings.WorkerSettings,
         settings.NeighbourSettings,
+        settings.GatewaySettings,
         settings.ObjectStoreSettings,
     ),
     "migrate": (settings.RuntimeSettings, settings.DatabaseSettings, settings.NatsSettings),
 }
-# Read by asyncpg, not by us; or by the payment gateways, tenant by tenant.
-FOREIGN = re.compile(r"PGSSL(MODE|ROOTCERT|CERT|KEY)|PAYMENT_GATEWAY_API_KEY_[A-Z0-9_]+_FILE")
+# Read by asyncpg, not by us.
+FOREIGN = re.compile(r"PGSSL(MODE|ROOTCERT|CERT|KEY)")
 
 
 def test_what_the_chart_knows_of_the_code_is_current() -> None:
@@ -415,9 +417,9 @@ def _mounted(name: str, value: str, pod: dict[str, Any], tmp_path: Path) -> str:
     """A path that is below a mounted Secret becomes a file with plausible content; others fail here."""
     if not value.startswith("/"):
         return value
-    directory, file = value.rsplit("/", 1)
     (container,) = pod["containers"]
     mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+    directory, file = (value, "") if value in mounts else value.rsplit("/", 1)
     assert directory in mounts, f"{name} names a file that is not mounted"
     assert "subPath" not in mounts[directory], "a subPath mount never sees a rotation"
     assert mounts[directory]["readOnly"] is True
@@ -426,7 +428,8 @@ def _mounted(name: str, value: str, pod: dict[str, Any], tmp_path: Path) -> str:
     content = (
         "postgresql://u:p@db:5432/billing" if "DATABASE" in file else "rediss://r:6379" if "REDIS" in file else "x"
     )
-    (local / file).write_text(content)
+    if file:
+        (local / file).write_text(content)
     return str(local / file)
 
 
@@ -489,16 +492,17 @@ def test_rotation(chart: Chart, case: Case) -> None:
 
 
 def test_each_tenants_gateway_key_is_a_file_in_one_directory() -> None:
+    """The worker has the API keys, the shim the webhook secrets, neither the other's."""
     rendering = render("afg", {"image": {"tag": TAG}}, scenario="per-group")
-    pod = rendering.workloads()["billing-worker"]["spec"]["template"]["spec"]
-    variables = {name: value for name, value in environment(pod).items() if "GATEWAY_API" in name}
-    directory = "/var/run/secrets/billing/payment-gateways"
-    assert variables == {
-        f"PAYMENT_GATEWAY_API_KEY_{name}_FILE": f"{directory}/PAYMENT_GATEWAY_API_KEY_{name}"
-        for name in ("KABUL_CENTRAL", "DUBAI_MARINA")
-    }
-    data = rendering.named("ExternalSecret", "billing-worker-payment-gateways")["spec"]["data"]
-    assert {each["secretKey"] for each in data} == {name.removesuffix("_FILE") for name in variables}
+    tenants = ("kabul-central", "Dubai_Marina")
+    for role, prefix in (("worker", "PAYMENT_GATEWAY_API_KEY_"), ("api", "PAYMENT_GATEWAY_WEBHOOK_SECRET_")):
+        pod = rendering.workloads()[f"billing-{role}"]["spec"]["template"]["spec"]
+        assert environment(pod)["SECRETS_DIR"] == "/var/run/secrets/billing/payment-gateways"
+        data = rendering.named("ExternalSecret", f"billing-{role}-payment-gateways")["spec"]["data"]
+        assert {each["secretKey"] for each in data} == {prefix + tenant for tenant in tenants}
+    worker = rendering.workloads()["billing-worker"]["spec"]["template"]["spec"]
+    hosts = environment(worker)["GATEWAY_ALLOWED_HOSTS"].split(",")
+    assert set(parse_allowlist(hosts)) == {("api.stripe.com", 443), ("bridge.bank.example", 8443)}
 
 
 @every_case

@@ -24,7 +24,7 @@ from tools.stack.ports import free_ports
 ALLOWED = (
     "api.stripe.com",
     "bank.example:8443",
-    "bridge.example:8443@10.20.0.0/16",
+    "bridge.example:8443=10.20.0.0/16",
     "127.0.0.1:9000",
     "[::1]:9000",
     "xn--bcher-kva.example",
@@ -146,7 +146,7 @@ def test_addresses_that_are_nobodys_gateway(address: str) -> None:
 
 
 def test_a_network_allows_its_own_addresses_and_no_others() -> None:
-    network = parse_allowlist(["bridge.example:8443@10.20.0.0/16"])["bridge.example", 8443].network
+    network = parse_allowlist(["bridge.example:8443=10.20.0.0/16"])["bridge.example", 8443].network
     assert checked(["10.20.3.4"], network) == ("10.20.3.4",)
     for address in ("10.21.0.1", "8.8.8.8", "127.0.0.1", "::ffff:10.20.3.4", "fe80::1"):
         with pytest.raises(EgressRefused):
@@ -159,8 +159,8 @@ def test_a_network_allows_its_own_addresses_and_no_others() -> None:
     "entry",
     [
         "", "https://api.stripe.com", "api.stripe.com/v1", "*.stripe.com", "api.stripe.com:0", "api.stripe.com:70000",
-        "api.stripe.com.", "API.stripe.com", "bank.example@10.0.0.0/33", "bank.example@10.0.0.1/8", "127.1:9000", "0x7f.1",
-        "2130706433", "169.254.169.254:80", "bank.example@169.254.0.0/16", "bank.example@ff00::/8", "[fe80::1]:443",
+        "api.stripe.com.", "API.stripe.com", "bank.example=10.0.0.0/33", "bank.example=10.0.0.1/8", "127.1:9000", "0x7f.1",
+        "2130706433", "169.254.169.254:80", "bank.example=169.254.0.0/16", "bank.example=ff00::/8", "[fe80::1]:443",
         "[::ffff:127.0.0.1]:443", "0.0.0.0:443", "a..b", "-a.example", "user@host",
     ],
 )  # fmt: skip
@@ -222,7 +222,7 @@ async def test_the_name_is_verified_and_the_address_is_pinned(server: tuple[Coun
     app, listener, tls = server
     port = listener.url.rpartition(":")[2]
     names = Names(["127.0.0.1"], ["192.0.2.1"])  # the second answer is an attacker's
-    async with wire_to(f"https://localhost:{port}", f"localhost:{port}@127.0.0.0/8", tls, names) as wire:
+    async with wire_to(f"https://localhost:{port}", f"localhost:{port}=127.0.0.0/8", tls, names) as wire:
         for _ in range(3):
             assert (await wire.send("GET", "/", headers={})).body == f"localhost:{port}".encode()
     assert (names.asked, app.requests) == (1, 3)
@@ -234,7 +234,7 @@ async def test_a_certificate_of_another_name_is_refused_before_anything_is_sent(
     app, listener, tls = server
     port = listener.url.rpartition(":")[2]
     async with wire_to(
-        f"https://bank.example:{port}", f"bank.example:{port}@127.0.0.0/8", tls, Names(["127.0.0.1"])
+        f"https://bank.example:{port}", f"bank.example:{port}=127.0.0.0/8", tls, Names(["127.0.0.1"])
     ) as wire:
         with pytest.raises(NotSent):
             await wire.send("POST", "/v1/payments", headers={"Authorization": "Bearer key"}, content=b"{}")
@@ -265,7 +265,7 @@ async def test_the_next_address_is_tried_when_the_first_does_not_answer(
     app, listener, tls = server
     port = listener.url.rpartition(":")[2]
     names = Names(["127.0.0.2", "127.0.0.1"])  # nobody listens on the first
-    async with wire_to(f"https://localhost:{port}", f"localhost:{port}@127.0.0.0/8", tls, names) as wire:
+    async with wire_to(f"https://localhost:{port}", f"localhost:{port}=127.0.0.0/8", tls, names) as wire:
         assert (await wire.send("GET", "/", headers={})).status == 200
     assert app.requests == 1
 
@@ -297,7 +297,7 @@ async def test_a_name_server_that_stalls_costs_its_own_host_a_thread_and_nobody_
             raise OSError
         return ["127.0.0.1"]
 
-    egress = Egress(parse_allowlist([f"localhost:{port}@127.0.0.0/8", "stalls.example"]), resolve)
+    egress = Egress(parse_allowlist([f"localhost:{port}=127.0.0.0/8", "stalls.example"]), resolve)
     slow = Wire(egress, "https://stalls.example", tls=None, connections=64, connect_seconds=0.3, read_seconds=1)
     quick = Wire(
         egress, f"https://localhost:{port}", tls=client_context(tls), connections=2, connect_seconds=1, read_seconds=1

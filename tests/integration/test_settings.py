@@ -8,6 +8,7 @@ import pytest
 import structlog
 
 from adapters import settings
+from adapters.gateways.webhooks import SECRET_PREFIX as WEBHOOK_SECRET_PREFIX
 from adapters.secrets import PAYMENT_GATEWAY_KEY_PREFIX
 from adapters.settings import SettingsError, load
 
@@ -181,7 +182,8 @@ def test_env_example_lists_exactly_the_settings_each_with_a_comment() -> None:
     for before, line in itertools.pairwise(lines):
         if match := re.match(r"([A-Z0-9_{}]+)=", line):
             documented[match[1]] = before
-    assert set(documented) == ALL_VARIABLES | {PAYMENT_GATEWAY_KEY_PREFIX + "{TENANT}"}
+    tenants = {prefix + "{TENANT}" for prefix in (PAYMENT_GATEWAY_KEY_PREFIX, WEBHOOK_SECRET_PREFIX)}
+    assert set(documented) == ALL_VARIABLES | tenants
     assert [name for name, comment in documented.items() if not re.match(r"# \S", comment)] == []
 
 

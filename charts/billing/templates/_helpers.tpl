@@ -41,7 +41,7 @@ app.kubernetes.io/component: {{ .component }}
 {{- if ne $role "api" }}{{ $names = append $names "database" }}{{ end -}}
 {{- if and (has $role (list "handlers" "worker")) (eq $root.Values.objectStore.credentials "vault") }}{{ $names = append $names "object-store" }}{{ end -}}
 {{- if and (eq $role "api") $root.Values.redis.enabled }}{{ $names = append $names "redis" }}{{ end -}}
-{{- if and (eq $role "worker") $root.Values.paymentGateways.tenants }}{{ $names = append $names "payment-gateways" }}{{ end -}}
+{{- if and (has $role (list "api" "worker")) $root.Values.paymentGateways.tenants }}{{ $names = append $names "payment-gateways" }}{{ end -}}
 {{- toJson $names -}}
 {{- end -}}
 
@@ -156,10 +156,13 @@ sidecar.istio.io/nativeSidecar: "true"
 {{- end }}
 {{- if eq $role "worker" }}
 - {name: WORKER, value: "true"}
-{{- range $values.paymentGateways.tenants }}
-{{- $variable := printf "PAYMENT_GATEWAY_API_KEY_%s" (regexReplaceAll "[^A-Z0-9]" (upper .) "_") }}
-- {name: {{ $variable }}_FILE, value: {{ include "billing.secretDirectory" "payment-gateways" }}/{{ $variable }}}
+{{- with $values.paymentGateways.allowedHosts }}
+- {name: GATEWAY_ALLOWED_HOSTS, value: {{ join "," . | quote }}}
 {{- end }}
+{{- end }}
+{{- if has "payment-gateways" $secrets }}
+# One file per tenant, followed while the process runs: keys and webhook secrets rotate without a restart.
+- {name: SECRETS_DIR, value: {{ include "billing.secretDirectory" "payment-gateways" }}}
 {{- end }}
 {{- range $name, $value := .extra }}
 - {name: {{ $name }}, value: {{ $value | quote }}}
