@@ -101,7 +101,7 @@ def _helm_output(asked: list[Object]) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=100,
+        timeout=280,
     )
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout

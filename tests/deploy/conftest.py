@@ -11,6 +11,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Not part of `make test`: the tools are 400 MB that nobody needs who works on the service."""
     if os.environ.get("CHECK_DEPLOY"):
         assert (DEPLOY_BIN / "python").exists(), "make check-deploy makes .venv-deploy"
+        for item in items:
+            # Helm, npm, checkov and whole meshes, on machines that do other things as well.
+            item.add_marker(pytest.mark.timeout(300))
         return
     skip = pytest.mark.skip(reason="make check-deploy runs these")
     for item in items:

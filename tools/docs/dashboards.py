@@ -219,6 +219,23 @@ DASHBOARDS: dict[str, tuple[str, tuple[Panel, ...]]] = {
                 (_max("billing_neighbour_away", "neighbour"),),
                 text="1: nobody waits for the service, because it lately did not answer.",
             ),
+            Panel(
+                "FHIR: events waiting, resources pushed",
+                "short",
+                (
+                    ("max(billing_fhir_queue_depth{$scope})", "waiting"),
+                    _rate("billing_fhir_pushes_total", "outcome"),
+                    _rate("billing_fhir_events_total", "outcome", legend="events {{outcome}}"),
+                ),
+            ),
+            Panel(
+                "FHIR: behind",
+                "s",
+                (
+                    ("max(billing_fhir_queue_oldest_age_seconds{$scope})", "oldest event"),
+                    *_quantiles("billing_fhir_lag_seconds"),
+                ),
+            ),
             Panel("Neighbours: cache", "reqps", (_rate("billing_neighbour_cache_total", "result"),)),
             Panel(
                 "Gateway circuits that are not closed",
