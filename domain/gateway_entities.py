@@ -17,7 +17,8 @@ class Hold(NamedTuple):
     """A charge through a gateway; once captured, the payment of the same id has its money.
 
     `requested_minor`: how much of it is to be captured, None while nothing is. `authorised_minor`, `captured_minor`,
-    `refunded_minor`, `fee_minor`: what the gateway says it has. `revision` counts what was asked of the gateway job.
+    `fee_minor`: what the gateway says it has. `refunded_minor`: what it gave back, as far as that is in the books. `revision`
+    counts what was asked of the gateway job.
     """
 
     id: UUID

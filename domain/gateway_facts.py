@@ -98,22 +98,25 @@ def _made(snapshot: Snapshot, command: Command[Any], payment: Payment, asked: Ga
     day = open_day(snapshot, command)
     if isinstance(day, Rejected):
         return day
+    hold = snapshot.get(Hold, payment.id, via=(HOLD_OF_REFUND, asked.id))
+    if hold is None:
+        raise LookupError(f"payment {payment.id} has no hold")
     reserved = 0 if asked.status == "failed" else asked.amount_minor
     if asked.amount_minor > payment.unapplied_minor + reserved:
-        return _used_meanwhile(snapshot, command, payment, asked)
+        return _used_meanwhile(command, payment, hold, asked)
     refund = Refund(asked.id, payment.id, asked.amount_minor, "gateway", day, asked.reason, command.recorded_at)
     done = asked._replace(status="done", decline_code=None, changed_at=command.recorded_at)
     after = payment._replace(
         refunding_minor=payment.refunding_minor - reserved, refunded_minor=payment.refunded_minor + asked.amount_minor
     )
+    told = hold._replace(refunded_minor=hold.refunded_minor + asked.amount_minor, changed_at=command.recorded_at)
     event = payment_event("payment.refunded", after, refund_id=refund.id)
     posting = refund_posting(after, refund)
-    return Accepted(refund_result(after, done), (event,), (after, refund, done), (posting,))
+    return Accepted(refund_result(after, done), (event,), (after, refund, done, told), (posting,))
 
 
-def _used_meanwhile(snapshot: Snapshot, command: Command[Any], payment: Payment, asked: GatewayRefund) -> Accepted:
-    hold = snapshot.get(Hold, payment.id, via=(HOLD_OF_REFUND, asked.id))
-    if hold is None or hold.fault == "refund_mismatch":
+def _used_meanwhile(command: Command[Any], payment: Payment, hold: Hold, asked: GatewayRefund) -> Accepted:
+    if hold.fault == "refund_mismatch":
         return Accepted(refund_result(payment, asked), ())
     flagged = hold._replace(status="mismatch", fault="refund_mismatch", changed_at=command.recorded_at)
     return Accepted(refund_result(payment, asked), (hold_event(flagged),), (flagged,))

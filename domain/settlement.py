@@ -192,15 +192,13 @@ def _captured(snapshot: Snapshot, command: Command[SettlePayment], hold: Hold) -
         postings += made.postings
     elif body.captured_minor > hold.captured_minor:
         hold = hold._replace(status="mismatch", fault="amount_mismatch", captured_minor=body.captured_minor)
-    outside = body.refunded_minor - payment.refunded_minor - payment.refunding_minor
-    if body.refunded_minor > hold.refunded_minor:
-        hold = hold._replace(refunded_minor=body.refunded_minor)
-        if outside > 0:
-            hold, refunded = _refunded_outside(command, hold, payment, outside, day)
-            events += refunded.events
-            writes = [each for each in writes if not isinstance(each, Payment) or not refunded.writes]
-            writes += refunded.writes
-            postings += refunded.postings
+    outside = body.refunded_minor - hold.refunded_minor - payment.refunding_minor
+    if outside > 0:
+        hold, refunded = _refunded_outside(command, hold, payment, outside, day)
+        events += refunded.events
+        writes = [each for each in writes if not isinstance(each, Payment) or not refunded.writes]
+        writes += refunded.writes
+        postings += refunded.postings
     if body.fee_minor is not None and body.fee_minor != hold.fee_minor:
         postings.append(fee(hold.currency, body.fee_minor - hold.fee_minor, hold.id, day))
         hold = hold._replace(fee_minor=body.fee_minor)
@@ -274,7 +272,7 @@ def _refunded_outside(
     command: Command[SettlePayment], hold: Hold, payment: Payment, amount_minor: int, day: Any
 ) -> tuple[Hold, Effects]:
     """Somebody gave money back at the gateway itself. Out of unapplied credit it is a refund like any other; money that is on
-    invoices is for a person to take off them."""
+    invoices is for a person to take off them, and booked when the gateway says it the next time."""
     if amount_minor > payment.unapplied_minor:
         return hold._replace(status="mismatch", fault="refund_mismatch"), NOTHING
     refund = Refund(
@@ -288,6 +286,9 @@ def _refunded_outside(
     )
     after = payment._replace(refunded_minor=payment.refunded_minor + amount_minor)
     events = (payment_event("payment.refunded", after, refund_id=refund.id),)
+    hold = hold._replace(refunded_minor=hold.refunded_minor + amount_minor)
+    if hold.fault == "refund_mismatch":
+        hold = hold._replace(status="captured", fault=None)
     return hold, Effects(events, (after, refund), (refund_posting(after, refund),))
 
 

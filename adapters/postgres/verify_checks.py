@@ -151,7 +151,7 @@ _DOCUMENTS = (
     ),
     Check(
         "gateway_refunds",
-        "what is reserved for refunds = refunds under way at the gateway; one that was made is in the books",
+        "what is reserved for refunds = refunds under way at the gateway; those it made are in the books, and no others",
         """
         WITH asked AS (
             SELECT payment_id AS id, sum(amount_minor) AS minor FROM gateway_refund
@@ -159,6 +159,12 @@ _DOCUMENTS = (
         stated AS (SELECT id, refunding_minor AS minor FROM payment WHERE tenant_id = :tenant)
         SELECT id AS subject, format('off by %s', coalesce(stated.minor, 0) - coalesce(asked.minor, 0)) AS found
         FROM stated FULL JOIN asked USING (id) WHERE coalesce(stated.minor, 0) <> coalesce(asked.minor, 0)
+        UNION ALL
+        SELECT coalesce(h.id, r.payment_id), format('hold off by %s', coalesce(h.refunded_minor, 0) - coalesce(r.minor, 0))
+        FROM (SELECT id, refunded_minor FROM hold WHERE tenant_id = :tenant AND refunded_minor > 0) AS h
+        FULL JOIN (SELECT payment_id, sum(amount_minor) AS minor FROM refund
+                   WHERE tenant_id = :tenant AND method = 'gateway' GROUP BY payment_id) AS r ON r.payment_id = h.id
+        WHERE h.refunded_minor IS DISTINCT FROM r.minor
         UNION ALL
         SELECT g.id, 'done, not in the books'
         FROM gateway_refund g LEFT JOIN refund r ON r.tenant_id = g.tenant_id AND r.id = g.id

@@ -147,7 +147,9 @@ def check_gateway(world: World) -> None:
             assert hold.status in ("captured", "mismatch") and hold.currency == row.currency
             assert hold.status == "mismatch" or hold.captured_minor == row.amount_minor
             undone = row.status == "reversed" and not row.charged_back_minor
-            clearing[row.currency] += 0 if undone else row.amount_minor - row.charged_back_minor - row.refunded_minor
+            made = [refund for refund in world.all(Refund) if (refund.payment_id, refund.method) == (row.id, "gateway")]
+            assert hold.refunded_minor == sum(refund.amount_minor for refund in made)
+            clearing[row.currency] += 0 if undone else row.amount_minor - row.charged_back_minor - hold.refunded_minor
     assert {row.status for row in holds.values()} <= {*LIVE, "declined", "cancelled", "expired", "mismatch"}
     for refund in world.all(Refund):
         assert refund.method != "gateway" or refund.id not in {

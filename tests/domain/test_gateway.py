@@ -284,12 +284,29 @@ def test_a_refund_made_after_it_had_failed_is_flagged_where_its_credit_was_used(
     check_all(world)
 
 
-def test_cash_may_be_given_back_for_a_card() -> None:
+def test_cash_may_be_given_back_for_a_card_and_is_not_what_the_gateway_gives_back() -> None:
     world = World()
     payment_id = through_gateway(world, open_account(world), 100)
     world.do("payment.refund", {"payment_id": payment_id, "amount_minor": 40, "method": "cash", "reason": "asked"})
     assert (balance(world, "1030"), balance(world, "1000")) == (100, -40)
     assert len(world.jobs) == 1
+    settle(world, payment_id, "refunded", 100, refunded_minor=30)
+    assert (balance(world, "1030"), world.one(Payment, payment_id).refunded_minor) == (70, 70)
+
+
+def test_a_refund_made_at_the_gateway_waits_for_its_credit() -> None:
+    world = World()
+    account_id = open_account(world)
+    bill = invoiced(world, account_id, 100)
+    payment_id = through_gateway(world, account_id, 100, (bill, 100))
+    for _ in range(2):
+        settle(world, payment_id, "refunded", 100, refunded_minor=30)
+        assert (hold(world, payment_id).fault, balance(world, "1030")) == ("refund_mismatch", 100)
+    world.do("payment.unallocate", {"payment_id": payment_id, "invoice_id": bill, "amount_minor": 30, "reason": "back"})
+    settle(world, payment_id, "refunded", 100, refunded_minor=30)
+    assert (hold(world, payment_id).status, hold(world, payment_id).fault) == ("captured", None)
+    assert balance(world, "1030") == 70
+    check_all(world)
 
 
 # --- disputes, payouts ----------------------------------------------------------------------------------------------------

@@ -123,6 +123,10 @@ CORRUPTIONS: dict[str, tuple[str, set[str]]] = {
         "UPDATE gateway_refund SET status = 'done' WHERE tenant_id = :tenant",
         {"gateway_refunds"},
     ),
+    "refunded of a hold": (
+        "UPDATE hold SET refunded_minor = refunded_minor + 1 WHERE tenant_id = :tenant AND status = 'captured'",
+        {"gateway_refunds"},
+    ),
     "reserved for refunds": (
         "UPDATE payment SET refunding_minor = 0 WHERE tenant_id = :tenant AND method = 'gateway'",
         {"gateway_refunds"},
