@@ -1,4 +1,4 @@
-"""A circuit breaker of our own: small, and why, in docs/decisions/0032.
+"""A circuit breaker of our own: small, and why, in docs/decisions/0036.
 
 Closed: calls pass; `failures` in a row open it. Open: nothing passes for a while, twice as long each time the gateway does not
 come back. Then half-open: one call at a time passes, and its end decides.
