@@ -22,6 +22,8 @@ from tools.stack.ports import free_ports
 
 TRIGGERS = {trigger.name: trigger for trigger in load_triggers()}
 MINUTES = 30
+# So much is there beforehand, and seen as time reaches it: a test that comes late on a busy machine still finds fresh samples.
+AHEAD_MINUTES = 10
 STEP_SECONDS = 15
 
 # What every scenario has: per second, over the whole window; a scenario changes some of it.
@@ -59,10 +61,12 @@ SCENARIOS: dict[str, tuple[dict[str, float], dict[str, str]]] = {
 }  # fmt: skip
 
 
-def samples(scenario: str, now: float) -> Iterator[tuple[str, dict[str, str], list[tuple[float, float]]]]:
+def samples(
+    scenario: str, now: float, minutes: int = MINUTES
+) -> Iterator[tuple[str, dict[str, str], list[tuple[float, float]]]]:
     """(metric, labels, points) as the roles would have been scraped until `now`."""
     rates = HEALTHY | SCENARIOS[scenario][0]
-    times = [now - MINUTES * 60 + step * STEP_SECONDS for step in range(MINUTES * 60 // STEP_SECONDS + 1)]
+    times = [now - minutes * 60 + step * STEP_SECONDS for step in range(minutes * 60 // STEP_SECONDS + 1)]
     own = {"namespace": scenario}
 
     def counter(name: str, rate: float, **labels: str) -> tuple[str, dict[str, str], list[tuple[float, float]]]:
@@ -230,7 +234,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     now = time.time()
     lines: dict[str, list[str]] = {}
     for scenario in SCENARIOS:
-        for name, labels, points in samples(scenario, now):
+        for name, labels, points in samples(scenario, now + AHEAD_MINUTES * 60, MINUTES + AHEAD_MINUTES):
             family = lines.setdefault(name, [f"# TYPE {name} unknown"])
             family += [f"{_series(name, labels)} {value:.6f} {at:.3f}" for at, value in points]
     (directory / "data.om").write_text("\n".join(line for family in lines.values() for line in family) + "\n# EOF\n")
