@@ -41,6 +41,7 @@ GROUPS_OF_ROLE: dict[str, tuple[type[settings.Settings], ...]] = {
         settings.NatsSettings,
         settings.WorkerSettings,
         settings.NeighbourSettings,
+        settings.FhirSettings,
         settings.GatewaySettings,
         settings.ObjectStoreSettings,
     ),
@@ -442,7 +443,7 @@ def test_critical_variables_of_the_document(chart: Chart, case: Case) -> None:
         "JWKS_URL": {"api"},
         "TENANT_SERVICE_URL": {"handlers", "worker"},
         "TERMINOLOGY_SERVICE_URL": {"handlers", "worker"},
-        "FHIR_GATEWAY_URL": {"handlers", "worker"},
+        "FHIR_GATEWAY_URL": {"worker"},
         "OBJECT_STORE_BUCKET": {"handlers", "worker"},
         "OTEL_EXPORTER_OTLP_ENDPOINT": {"api", "handlers", "worker"},
     }

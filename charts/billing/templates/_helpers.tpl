@@ -132,7 +132,9 @@ sidecar.istio.io/nativeSidecar: "true"
 {{- if has $role (list "handlers" "worker") }}
 - {name: TENANT_SERVICE_URL, value: {{ required "neighbours.tenantServiceUrl is required" $values.neighbours.tenantServiceUrl | quote }}}
 - {name: TERMINOLOGY_SERVICE_URL, value: {{ required "neighbours.terminologyServiceUrl is required" $values.neighbours.terminologyServiceUrl | quote }}}
+{{- if eq $role "worker" }}
 - {name: FHIR_GATEWAY_URL, value: {{ required "neighbours.fhirGatewayUrl is required" $values.neighbours.fhirGatewayUrl | quote }}}
+{{- end }}
 {{- with $values.neighbours.aiGatewayUrl }}
 - {name: AI_GATEWAY_URL, value: {{ . | quote }}}
 {{- end }}
