@@ -321,7 +321,7 @@ class GatewaySettings(Settings):
     gateway_timeout_seconds: Seconds = 15  # a card network takes its time; past this, asking later is the better way
     gateway_concurrency: int = Field(default=8, ge=1, le=256)  # per tenant
     gateway_job_concurrency: int = Field(default=128, ge=1, le=1_024)  # of all tenants: many may stall at once
-    gateway_recovery_interval_seconds: Interval = 5
+    gateway_recovery_interval_seconds: Interval = 15  # two short queries per tenant each time
     gateway_expiry_interval_seconds: Interval = 60
     gateway_silent_seconds: Seconds = 300  # a request not heard of for so long is asked about
     gateway_circuit_failures: int = Field(default=5, ge=1, le=1_000)
