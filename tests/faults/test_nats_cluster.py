@@ -9,9 +9,11 @@ import pytest
 from nats.aio.client import Client
 
 from adapters.nats.topology import COMMANDS_STREAM, EVENTS_STREAM, durable_configs
-from tests.faults.load import Load, check, settled
-from tests.faults.test_kill import TENANTS, verify
 from tests.fixtures.servers import TEMPLATE
+from tools.faults.checker import check
+from tools.faults.history import History
+from tools.faults.run import TENANTS, nothing_left, verified
+from tools.faults.workload import Workload
 from tools.stack import Stack
 from tools.stack.mesh import Mesh
 from tools.stack.nats_cluster import SIZE, NatsCluster
@@ -34,19 +36,19 @@ async def test_the_consumer_leaders_node_is_killed_under_load(mesh: Mesh) -> Non
     assert isinstance(cluster, NatsCluster)
     await _refuses_without_a_certificate(cluster)
     admin = await nats.connect(**cluster.client_options("admin"), max_reconnect_attempts=-1, error_cb=_ignore)
-    load = Load(mesh, TENANTS, seed=6, per_second=PER_SECOND)
-    async with load.running():
-        await _acked(load, 60)
+    history = History()
+    async with Workload(mesh.nats, TENANTS, history, seed=6, per_second=PER_SECOND).running():
+        await _acked(history, 60)
         leader = await _leader(admin)
         await asyncio.to_thread(cluster.nodes[leader].kill)
         await _until(lambda: _leads_elsewhere(admin, leader))
-        await _acked(load, 100)
+        await _acked(history, 100)
         await asyncio.to_thread(cluster.nodes[leader].start)
         await _until(lambda: _all_current(admin))
-        await _acked(load, 60)
-    await settled(mesh)
-    await check(mesh, load.acked)
-    await verify(mesh)
+        await _acked(history, 60)
+    await nothing_left(mesh)
+    await check(mesh, history)
+    await verified(mesh)
     await admin.close()
 
 
@@ -59,12 +61,12 @@ async def _refuses_without_a_certificate(cluster: NatsCluster) -> None:
     await client.close()
 
 
-async def _acked(load: Load, more: int) -> None:
+async def _acked(history: History, more: int) -> None:
     """Until so many more commands are stored."""
-    wanted = len(load.acked) + more
+    wanted = len(history.sent) + more
 
     async def enough() -> bool:
-        return len(load.acked) >= wanted
+        return len(history.sent) >= wanted
 
     await _until(enough)
 

@@ -8,9 +8,11 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from tests.faults.load import Load, check, settled
 from tests.faults.releases import CONTRACTION, PREVIOUS_HEAD, following, previous
-from tests.faults.test_kill import TENANTS, verify
+from tools.faults.checker import check
+from tools.faults.history import History
+from tools.faults.run import TENANTS, nothing_left, verified
+from tools.faults.workload import Workload
 from tools.stack import Stack
 from tools.stack.mesh import Mesh
 from tools.stack.process import StackError
@@ -66,8 +68,8 @@ async def until(condition: Callable[[], Awaitable[bool]]) -> None:
 async def test_the_previous_release_works_until_it_is_gone(mesh: Upgraded, new: Path) -> None:
     database = await asyncpg.connect(mesh.dsn("postgres"))
     assert await database.fetchval("SELECT version_num FROM alembic_version") == PREVIOUS_HEAD
-    load = Load(mesh, TENANTS, seed=5, per_second=PER_SECOND)
-    async with load.running():
+    history = History()
+    async with Workload(mesh.nats, TENANTS, history, seed=5, per_second=PER_SECOND).running():
         await _applies(database)
         await asyncio.to_thread(mesh.migrate, "--phase", "expand", code=new)
         assert await database.fetchval("SELECT version_num FROM alembic_version") > PREVIOUS_HEAD
@@ -89,9 +91,9 @@ async def test_the_previous_release_works_until_it_is_gone(mesh: Upgraded, new: 
         assert await _contracted(database)
         await _applies(database)
     await database.close()
-    await settled(mesh)
-    await check(mesh, load.acked)
-    await verify(mesh)
+    await nothing_left(mesh)
+    await check(mesh, history)
+    await verified(mesh)
 
 
 async def _at_once(*calls: Callable[[], object]) -> None:

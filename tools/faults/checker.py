@@ -65,7 +65,7 @@ async def check(mesh: Mesh, history: History) -> list[Finding]:
 
 @asynccontextmanager
 async def _open(mesh: Mesh) -> AsyncIterator[tuple[Any, Client]]:
-    client = await nats.connect(mesh.nats_url("admin"))
+    client = await nats.connect(**mesh.nats.client_options("admin"))
     connection = await asyncpg.connect(mesh.dsn("postgres"))
     try:
         yield connection, client

@@ -173,7 +173,7 @@ async def slow_network(scene: Scene) -> AsyncIterator[None]:
 @asynccontextmanager
 async def _full(scene: Scene, stream: str) -> AsyncIterator[None]:
     """No room for one message more (`discard: new`)."""
-    client = await nats.connect(scene.mesh.nats_url("admin"))
+    client = await nats.connect(**scene.mesh.nats.client_options("admin"))
     try:
         info = await client.jetstream().stream_info(stream)
         await client.jetstream().update_stream(info.config, max_msgs=max(info.state.messages, 1))

@@ -78,7 +78,7 @@ async def under_load(
     told: Told = lambda _number, _fault: None,
 ) -> None:
     """One fault after another, with calm between, while the workload goes on."""
-    async with Workload(scene.mesh.nats_url(), TENANTS, history, seed=seed, per_second=per_second).running():
+    async with Workload(scene.mesh.nats, TENANTS, history, seed=seed, per_second=per_second).running():
         for number, (fault, seconds) in enumerate(faults, 1):
             await asyncio.sleep(scene.chance.uniform(*CALM_SECONDS))
             told(number, fault)
@@ -140,7 +140,7 @@ def _through(env: dict[str, str], ports: dict[int, int]) -> dict[str, str]:
 
 
 async def _shorten_ack_wait(mesh: Mesh) -> None:
-    client = await nats.connect(mesh.nats_url("admin"))
+    client = await nats.connect(**mesh.nats.client_options("admin"))
     try:
         for (stream, name), config in durable_configs().items():
             wanted = config | {"ack_wait": ACK_WAIT_SECONDS * _NANOSECONDS}
@@ -154,7 +154,7 @@ async def _shorten_ack_wait(mesh: Mesh) -> None:
 
 async def nothing_left(mesh: Mesh) -> None:
     """Returns when every command is acknowledged and the outbox is empty. Raises Broken when that takes too long."""
-    client = await nats.connect(mesh.nats_url("admin"))
+    client = await nats.connect(**mesh.nats.client_options("admin"))
     connection = await asyncpg.connect(mesh.dsn("postgres"))
     left: dict[str, int] = {}
     try:
@@ -172,12 +172,12 @@ async def nothing_left(mesh: Mesh) -> None:
         await client.close()
 
 
-async def verified(mesh: Mesh) -> Finding:
+async def verified(mesh: Mesh, tenants: Sequence[str] = TENANTS) -> Finding:
     """What `billing ledger verify` says, beside the checker's own view: it knows the hash chain."""
     database = Database(mesh.dsn("billing_read"), application_name="faults-verify", pool_size=1)
     checks = 0
     try:
-        for tenant in TENANTS:
+        for tenant in tenants:
             async with database.reading(tenant) as connection:
                 report = await verify_tenant(connection, tenant)
             checks += 1

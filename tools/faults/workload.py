@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 import nats
@@ -32,6 +32,12 @@ _PUBACK_TIMEOUT_SECONDS = 2
 _STOP_TIMEOUT_SECONDS = 60
 
 
+class Reachable(Protocol):
+    """A NATS server, or a cluster."""
+
+    def client_options(self, user: str) -> dict[str, Any]: ...
+
+
 class Workload:
     """Publishes until the block ends; `history` has what the stream has confirmed and what was answered.
 
@@ -39,9 +45,9 @@ class Workload:
     """
 
     def __init__(
-        self, nats_url: str, tenants: Sequence[str], history: History, *, seed: int, per_second: int = 300
+        self, server: Reachable, tenants: Sequence[str], history: History, *, seed: int, per_second: int = 300
     ) -> None:
-        self._url, self._tenants, self._history, self._per_second = nats_url, tenants, history, per_second
+        self._server, self._tenants, self._history, self._per_second = server, tenants, history, per_second
         self._random = random.Random(seed)  # noqa: S311  repeatable on purpose
         self._stopped = asyncio.Event()
         self._client: Client
@@ -52,7 +58,10 @@ class Workload:
     async def running(self) -> AsyncIterator[None]:
         """Accounts first; then the load, until the block ends."""
         self._client = await nats.connect(
-            self._url, max_reconnect_attempts=-1, reconnect_time_wait=_RETRY_SECONDS, error_cb=_ignore
+            **self._server.client_options("operator"),
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=_RETRY_SECONDS,
+            error_cb=_ignore,
         )
         try:
             self._inbox = self._client.new_inbox()

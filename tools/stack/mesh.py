@@ -226,9 +226,9 @@ class Mesh:
         from adapters.nats.topology import reconcile
 
         async def declare() -> None:
-            connection = await nats.connect(self.nats.url("admin"))
+            connection = await nats.connect(**self.nats.client_options("admin"))
             try:
-                await reconcile(connection, replicas=1, dev=True)
+                await reconcile(connection, replicas=self.nats.replicas, dev=True)
             finally:
                 await connection.close()
 

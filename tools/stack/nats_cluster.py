@@ -22,6 +22,8 @@ class NatsCluster(NatsServer):
     Users and the subject mapping are fixed at the start: the nodes' configurations have to be the same.
     """
 
+    replicas = SIZE
+
     def __init__(self, directory: Path, *, sync_interval: str = "always") -> None:
         self.name = directory.name
         tls = _certificates(directory.with_name(f"{directory.name}-tls"))

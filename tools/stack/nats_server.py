@@ -30,6 +30,8 @@ class NatsServer:
     Ports and passwords are chosen once and kept, so a restart comes back at the same URL with the same data.
     """
 
+    replicas = 1  # of each stream: as many as there are nodes
+
     def __init__(
         self,
         directory: Path,
