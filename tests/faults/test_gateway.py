@@ -159,6 +159,15 @@ async def test_an_answer_lost_after_the_money_was_taken_is_found_by_asking(worke
         found = await clinic.ask("payment.get", payment_id=payment_id)
         assert (found["method"], found["unapplied_minor"], found["hold"]["status"]) == ("gateway", AMOUNT, "captured")
         assert await clinic.clearing() == before + AMOUNT - found["hold"]["fee_minor"]
+        refund_id = uuid4()
+        with control.faulty("payment-gateway", "lose", path=f"/{CLINIC}/"):
+            await clinic.do(
+                "payment.refund", payment_id=payment_id, refund_id=refund_id, amount_minor=500, reason="asked"
+            )
+            await until(made_at(clinic, refund_id), lambda made: made == 1)
+            assert (await clinic.ask("payment.get", payment_id=payment_id))["refunding_minor"] == 500
+        await clinic.refunded(payment_id, 500)
+        assert clinic.gateway.state()["refunds"] == {str(refund_id): 1}
         await clinic.verified()
 
 
@@ -278,6 +287,15 @@ def test_the_history_gives_the_same_holds_settlements_and_circuits(mesh: Mesh) -
     tables = {table["table"]: table for table in found["tables"]}
     assert {"hold", "gateway_refund", "gateway_circuit", "payment"} <= tables.keys()
     assert [table for table in tables.values() if not table["same"]] == []
+
+
+def made_at(clinic: Desk, refund_id: UUID) -> Callable[[], Awaitable[int]]:
+    """How often the gateway has made a refund."""
+
+    async def made() -> int:
+        return int(clinic.gateway.state()["refunds"].get(str(refund_id), 0))
+
+    return made
 
 
 async def _median_payment(steady: Desk, account_id: str) -> float:
