@@ -198,7 +198,7 @@ CORRUPTIONS: dict[str, tuple[str, set[str]]] = {
         {"command_outcome"},
     ),
     "event sequence": (
-        "UPDATE tenant_book SET event_sequence = event_sequence - 1 WHERE tenant_id = :tenant",
+        "UPDATE tenant_book SET event_sequence = event_sequence - 3 WHERE tenant_id = :tenant",
         {"ledger_event", "outbox_tail"},
     ),
     "event of a transfer": (
