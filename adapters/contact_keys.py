@@ -1,7 +1,8 @@
 """Keys for contact data at rest, and the sealing itself: AES-SIV (RFC 5297) with a key per tenant.
 
-The file CONTACT_KEYS holds master keys, one a line: `<key id> <base64 of 32 bytes>`. The first seals, all open; a new key goes on
-top, and the file is followed (adapters/secrets.py). A tenant's key is derived from a master key, so nothing else has to be kept.
+The file CONTACT_KEYS holds master keys, one a line: `<key id> <base64 of 32 bytes>`, or `<key id> kms:<base64>` for one that KMS
+has wrapped (envelope encryption). The first seals, all open; a new key goes on top, and the file is followed
+(adapters/secrets.py). A tenant's key is derived from a master key, so nothing else has to be kept.
 
 Sealing is deterministic on purpose: a rebuild from the command stream has to give the same bytes (docs/decisions/0034).
 """
@@ -9,15 +10,19 @@ Sealing is deterministic on purpose: a rebuild from the command stream has to gi
 import base64
 import binascii
 import re
+import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
+import structlog
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from adapters.kms import KmsError, unwrap
 from adapters.secrets import SecretFile
 
 # No text that a client may send holds this character (schemas/base.py), so nobody can make up something sealed.
@@ -25,7 +30,15 @@ MARK = "\x01"
 FORMAT = "1"
 MASTER_BYTES = 32
 _TENANT_KEY_BYTES = 64  # AES-SIV takes two AES-256 keys
+WRAPPED = "kms:"
+# What KMS binds a wrapped key to, its id beside it (kms generate-data-key-without-plaintext --encryption-context …).
+PURPOSE = "billing-contact-data"
+# After a file that could not be used (KMS was away): how long the keys of before are used without a further look.
+RETRY_SECONDS = 30.0
 _KEY_ID = re.compile(r"[A-Za-z0-9_-]{1,32}")
+
+
+log = structlog.get_logger()
 
 
 class ContactKeyError(Exception):
@@ -41,13 +54,19 @@ class Place(NamedTuple):
     field: str
 
 
+class Unwrap(Protocol):
+    def __call__(self, wrapped: bytes, context: tuple[tuple[str, str], ...], /) -> bytes: ...
+
+
 class ContactKeys:
     """What the file holds now."""
 
-    def __init__(self, path: Path) -> None:
-        """Raises ContactKeyError where the file is not one of keys."""
+    def __init__(self, path: Path, unwrap: "Unwrap" = unwrap) -> None:
+        """Raises ContactKeyError where the file is not one of keys, or KMS does not unwrap them."""
         self._file = SecretFile(path, multiline=True)
+        self._unwrap = lru_cache(maxsize=None)(unwrap)
         self._text: str | None = None
+        self._next_look_at = float("-inf")
         self._masters: dict[str, bytes] = {}
         self._current()
 
@@ -79,30 +98,40 @@ class ContactKeys:
     def _current(self) -> dict[str, bytes]:
         secret = self._file.get()
         text = None if secret is None else secret.reveal()
-        if text is not None and text != self._text:
+        if text is not None and text != self._text and time.monotonic() >= self._next_look_at:
             try:
-                self._masters, self._text = _parsed(text), text
-            except ValueError as error:
+                self._masters, self._text = _parsed(text, self._unwrapped), text
+            except (ValueError, KmsError) as error:
+                self._next_look_at = time.monotonic() + RETRY_SECONDS
+                log.warning("contact_keys_unusable", error=type(error).__name__, detail=str(error))
                 if not self._masters:  # at the start; later the last good ones stay
                     raise ContactKeyError(f"CONTACT_KEYS: {error}") from None
         if not self._masters:
             raise ContactKeyError("CONTACT_KEYS: the file cannot be used")
         return self._masters
 
+    def _unwrapped(self, key_id: str, wrapped: bytes) -> bytes:
+        return self._unwrap(wrapped, (("purpose", PURPOSE), ("key", key_id)))
 
-def _parsed(text: str) -> dict[str, bytes]:
-    """Raises ValueError, without anything of the text in it."""
+
+def _parsed(text: str, unwrapped: Callable[[str, bytes], bytes]) -> dict[str, bytes]:
+    """Raises ValueError, without anything of the text in it, and KmsError."""
     found: dict[str, bytes] = {}
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         key_id, _, encoded = line.strip().partition(" ")
+        encoded, is_wrapped = encoded.strip().removeprefix(WRAPPED), encoded.strip().startswith(WRAPPED)
         try:
-            master = base64.b64decode(encoded.strip(), validate=True)
+            master = base64.b64decode(encoded, validate=True)
         except binascii.Error:
             master = b""
+        if is_wrapped and master and _KEY_ID.fullmatch(key_id):
+            master = unwrapped(key_id, master)
         if not _KEY_ID.fullmatch(key_id) or len(master) != MASTER_BYTES or key_id in found:
-            raise ValueError(f"line {number} is not `<key id> <base64 of {MASTER_BYTES} bytes>`, or its id comes twice")
+            raise ValueError(
+                f"line {number} is not `<key id> <base64 of {MASTER_BYTES} bytes>`, plain or {WRAPPED}…, or its id comes twice"
+            )
         found[key_id] = master
     if not found:
         raise ValueError("there is no key in it")
