@@ -26,6 +26,7 @@ VOLATILE = (
     (re.compile(r"\b[0-9A-F]+/[0-9A-F]{5,8}\b"), "<position>"),
     (re.compile(r"\b[0-9a-f]{16,64}\b"), "<hash>"),
     (re.compile(r"\d+(\.\d+)? s\b"), "<seconds>"),
+    (re.compile(r"[\d,]+ commands/s"), "<rate>"),
     (re.compile(r"BILLING_COMMANDS \d+"), "BILLING_COMMANDS <sequence>"),
     (re.compile(r"[ ─━╭╮╰╯│]+"), " "),
 )

@@ -187,8 +187,8 @@ FORGED: dict[str, dict[str, Any]] = {
     "wrong secret": {"secret": "whsec_guessed"},
     "empty secret": {"secret": ""},
     "the other tenant's secret": {"secret": "whsec_of_the_other"},
-    "stale": {"at": int(time.time()) - webhooks.TOLERANCE_SECONDS - 5},
-    "from the future": {"at": int(time.time()) + webhooks.TOLERANCE_SECONDS + 60},
+    "stale": {"at_offset": -webhooks.TOLERANCE_SECONDS - 5},
+    "from the future": {"at_offset": webhooks.TOLERANCE_SECONDS + 60},
     "an unknown tenant": {"tenant": "nobody"},
     "no tenant at all": {"tenant": "a.b"},
 }
@@ -196,7 +196,10 @@ FORGED: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("adapter", ["generic", "stripe"])
 async def test_what_is_forged_is_refused_alike(hooked: Hooked, adapter: str) -> None:
-    answers = {why: await hooked.post(encoded(event()), adapter=adapter, **how) for why, how in FORGED.items()}
+    answers = {}
+    for why, how in FORGED.items():
+        offset = {"at": int(time.time()) + how["at_offset"]} if "at_offset" in how else how
+        answers[why] = await hooked.post(encoded(event()), adapter=adapter, **offset)
     assert {why: answer.status_code for why, answer in answers.items()} == dict.fromkeys(FORGED, 401)
     told = [{**answer.json(), "correlation_id": ""} for answer in answers.values()]
     assert all(each == told[0] for each in told), "who is a tenant must not show"

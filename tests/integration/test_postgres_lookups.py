@@ -268,7 +268,10 @@ async def test_the_tenant_of_the_policy_and_the_keys_are_in_the_index_condition(
         condition = scan.get("Index Cond") or scan.get("Recheck Cond", "")
         assert "(tenant_id = $" in condition, scan
         if lookup.columns or lookup.of:
-            assert condition.count("=") >= 2 or lookup == lookups.DRAFTS_OF_ACCOUNT, scan
+            # Of drafts and of live holds a tenant has so few that the partial index of them is read whole.
+            assert condition.count("=") >= 2 or lookup in (lookups.DRAFTS_OF_ACCOUNT, lookups.LIVE_HOLDS_OF_ACCOUNT), (
+                scan
+            )
 
 
 async def test_updates_reach_their_rows_by_primary_key(crowded: None, app: Database) -> None:

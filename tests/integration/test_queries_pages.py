@@ -24,6 +24,7 @@ KEYS = {
     "charge.list": "charge_id",
     "invoice.list": "invoice_id",
     "payment.list": "payment_id",
+    "payment.holds": "payment_id",
     "ledger.transfers": "sequence",
 }
 Add = Callable[[int], Awaitable[None]]
@@ -44,12 +45,14 @@ class Lists:
         await self.add(ROWS - 1)
 
     async def add(self, count: int) -> None:
+        amount = {"amount_minor": 900, "currency": "AED"}
         line = {"description": "Deposit", "quantity": "1", "unit_price_minor": 8_000}
         for command in (
             ("account.open", {"patient": "Patient/1", "currency": "AED"}),
             charge(self.account_id, 100),  # type: ignore[arg-type]
             ("invoice.create", {"account_id": self.account_id, "lines": [line]}),
             cash(self.account_id, 100),  # type: ignore[arg-type]
+            ("payment.charge", {"account_id": self.account_id, "amount": amount, "source": "tok_ok"}),
         ):
             await self.hospital.apply(*[command] * count)
 

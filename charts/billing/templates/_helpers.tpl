@@ -42,6 +42,7 @@ app.kubernetes.io/component: {{ .component }}
 {{- if and (has $role (list "handlers" "worker")) (eq $root.Values.objectStore.credentials "vault") }}{{ $names = append $names "object-store" }}{{ end -}}
 {{- if and (eq $role "api") $root.Values.redis.enabled }}{{ $names = append $names "redis" }}{{ end -}}
 {{- if and (has $role (list "api" "worker")) $root.Values.paymentGateways.tenants }}{{ $names = append $names "payment-gateways" }}{{ end -}}
+{{- if and (has $role (list "handlers" "worker")) $root.Values.contactKeys.enabled }}{{ $names = append $names "contact-keys" }}{{ end -}}
 {{- toJson $names -}}
 {{- end -}}
 
@@ -161,6 +162,10 @@ sidecar.istio.io/nativeSidecar: "true"
 {{- with $values.paymentGateways.allowedHosts }}
 - {name: GATEWAY_ALLOWED_HOSTS, value: {{ join "," . | quote }}}
 {{- end }}
+{{- end }}
+{{- if has "contact-keys" $secrets }}
+# Followed while the process runs.
+- {name: CONTACT_KEYS, value: {{ include "billing.secretDirectory" "contact-keys" }}/CONTACT_KEYS}
 {{- end }}
 {{- if has "payment-gateways" $secrets }}
 # One file per tenant, followed while the process runs: keys and webhook secrets rotate without a restart.
@@ -311,7 +316,7 @@ spec:
 {{- if $root.Values.secrets.reloader }}
 {{- $watched := list -}}
 {{- range include "billing.secretNames" (dict "root" $root "role" $role) | fromJsonArray }}
-{{- if ne . "payment-gateways" }}{{ $watched = append $watched (printf "%s-%s-%s" (include "billing.name" $root) $role .) }}{{ end -}}
+{{- if not (has . (list "payment-gateways" "contact-keys")) }}{{ $watched = append $watched (printf "%s-%s-%s" (include "billing.name" $root) $role .) }}{{ end -}}
 {{- end }}
 secret.reloader.stakater.com/reload: {{ join "," $watched | quote }}
 {{- end }}
