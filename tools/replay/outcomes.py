@@ -41,6 +41,12 @@ class Heard:
     def expect(self, positions: list[int]) -> None:
         self.awaited.update(positions)
 
+    def dropped(self, position: int) -> None:
+        """The stream has the command and did not take it a second time: nobody will answer."""
+        self.awaited.discard(position)
+        self.counts["duplicate"] += 1
+        self._changed.set()
+
     def give_up(self) -> None:
         """Those that are awaited will not be heard any more: their commands are done, their outcomes were lost."""
         self.counts["unheard"] += len(self.awaited)

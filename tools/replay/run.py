@@ -86,7 +86,7 @@ class Run:
             except Stopped as stopped:
                 ended = replace(self._counted(), state="stopped", stopped_by=str(stopped))
             self.results = self._heard.results
-            await self._store([], ended)
+            await self._store([], [], ended)
         return self.checkpoint
 
     async def _send_all(self, rails: Rails) -> None:
@@ -115,7 +115,7 @@ class Run:
         following = replace(
             self._counted(), following=chunk[-1].position + 1, published=run.published + len(chunk), state="running"
         )
-        await self._store(rows, following)
+        await self._store(rows, [each.position for each in chunk], following)
         self._progress(self._counted())
 
     def _row(self, message: Stored) -> Row:
@@ -124,11 +124,18 @@ class Run:
             return replayed(message, run.replay_id, reply_to)
         return as_command(message, run.replay_id, reply_to, new_id=run.mode == "new_ids")
 
-    async def _store(self, rows: Sequence[Row], following: Checkpoint) -> None:
+    async def _store(self, rows: Sequence[Row], positions: Sequence[int], following: Checkpoint) -> None:
         """The messages and the checkpoint that counts them: together, or not at all. Waits for a NATS that is away."""
         if self.checkpoint.mode != "redeliver" and rows:
             # Another stream: not atomic with the checkpoint. What is sent twice has one message id, and one effect.
-            await self._patiently(lambda: self._commands(rows))
+            tried = False
+
+            async def commands() -> int:
+                nonlocal tried
+                again, tried = tried, True
+                return await self._commands(rows, positions, again=again)
+
+            await self._patiently(commands)
             rows = []
         following = replace(following, revision=self.checkpoint.revision)
 
@@ -140,14 +147,18 @@ class Run:
         revision = await self._patiently(publish, following)
         self.checkpoint = replace(following, revision=revision)
 
-    async def _commands(self, rows: Sequence[Row]) -> int:
+    async def _commands(self, rows: Sequence[Row], positions: Sequence[int], *, again: bool) -> int:
         try:
             return await self._publisher.publish_batch(rows)
         except PublishError as error:
             if error.transient:
                 raise
-        for row in rows:  # one of them is in the stream already: a batch with a duplicate is refused as a whole
-            await self._publisher.publish(row)
+        # One of them is in the stream already: a batch with a duplicate is refused as a whole.
+        for row, position in zip(rows, positions, strict=True):
+            if (await self._publisher.publish(row)).duplicate and not again:
+                self._heard.dropped(
+                    position
+                )  # sent again, it may be one that this run has stored, and is to be answered
         return 0
 
     async def _patiently(self, publish: Callable[[], Awaitable[int]], following: Checkpoint | None = None) -> int:
