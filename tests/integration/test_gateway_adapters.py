@@ -218,7 +218,8 @@ async def test_the_same_request_twice_at_once_is_one_effect(rig: Rig) -> None:
 
 
 async def test_keys_rotate_under_load_without_a_failed_payment(rig: Rig, tmp_path: Path) -> None:
-    """The gateway knows the new key before the file has it, and drops the old one the moment it does: what was under way with it is asked again."""
+    """The gateway knows the new key before the file has it, and drops the old one the moment it does: what was under way is asked
+    again."""
     names = [f"sk_test_{number}" for number in range(4)]
     directory = SecretDirectory(tmp_path)
 
