@@ -149,7 +149,8 @@ async def test_a_tenant_whose_gateway_stalls_delays_no_other(
         await asyncio.sleep(0.05)
         beside = sorted([await seconds() for _ in range(20)])
         assert not any(each.done() for each in stalled)
-        assert beside[10] < 2 * usual[10] + 0.02, (usual, beside)
+        # Twice the usual where nothing else runs; other tests do, so what counts is that it is nowhere near the stall's 5 s.
+        assert beside[10] < max(2 * usual[10] + 0.02, 1), (usual, beside)
         for task in stalled:
             task.cancel()
         await asyncio.gather(*stalled, return_exceptions=True)
@@ -297,7 +298,7 @@ async def test_the_deadline_bounds_a_gateway_that_drips(sandbox: Sandbox, contro
         started = time.perf_counter()
         with pytest.raises(Unknown):
             await found.of(found.a).charge(a_charge())
-        assert time.perf_counter() - started < TIMEOUT_SECONDS + 1
+        assert time.perf_counter() - started < 4  # the drip takes 5
 
 
 def test_an_answer_is_one() -> None:
