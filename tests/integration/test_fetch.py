@@ -213,7 +213,7 @@ async def test_a_continuation_is_answered_at_once(nats_server: NatsServer, admin
     began = time.perf_counter()
     with pytest.raises(errors.TimeoutError):
         await adaptive.fetch(BATCH_SIZE - 3, timeout=WINDOW_SECONDS)
-    assert time.perf_counter() - began < WINDOW_SECONDS / 5  # at once, and not after the window
+    assert time.perf_counter() - began < 0.1
 
 
 async def test_drain_gives_back_what_was_not_handed_over(nats_server: NatsServer, admin: Client, durable: str) -> None:

@@ -122,9 +122,11 @@ async def test_a_sick_gateway_is_soon_not_asked_and_found_again(
         assert asked == ["unknown"] * 3
         assert (found.states(found.a), circuit_state(found.a)) == (["open"], 2)
         arrived = control.state(SERVICE).requests
+        started = time.perf_counter()
         assert await outcome(gateway.charge(a_charge())) == f"refused {Reason.CIRCUIT_OPEN}"
         with pytest.raises(Unasked):
             await gateway.find(uuid4())
+        assert time.perf_counter() - started < TIMEOUT_SECONDS / 2
         assert control.state(SERVICE).requests == arrived, "an open circuit answers without a call"
         control.recover(SERVICE)
         await until_captured(gateway)
@@ -149,8 +151,7 @@ async def test_a_tenant_whose_gateway_stalls_delays_no_other(
         await asyncio.sleep(0.05)
         beside = sorted([await seconds() for _ in range(20)])
         assert not any(each.done() for each in stalled)
-        # Twice the usual where nothing else runs; other tests do, so what counts is that it is nowhere near the stall's 5 s.
-        assert beside[10] < max(2 * usual[10] + 0.02, 1), (usual, beside)
+        assert beside[10] < 2 * usual[10] + 0.02, (usual, beside)
         for task in stalled:
             task.cancel()
         await asyncio.gather(*stalled, return_exceptions=True)
@@ -298,7 +299,7 @@ async def test_the_deadline_bounds_a_gateway_that_drips(sandbox: Sandbox, contro
         started = time.perf_counter()
         with pytest.raises(Unknown):
             await found.of(found.a).charge(a_charge())
-        assert time.perf_counter() - started < 4  # the drip takes 5
+        assert time.perf_counter() - started < TIMEOUT_SECONDS + 1
 
 
 def test_an_answer_is_one() -> None:
