@@ -51,10 +51,14 @@ def settle(payment_id: UUID, answer: Answer) -> Fact:
 
 
 def settle_refund(refund_id: UUID, answer: Answer) -> Fact:
-    state = answer.state
-    assert state in ("pending", "refunded", "declined")  # noqa: S101  what an Answer about a refund has
-    body = SettleRefund(refund_id=refund_id, state=state, reference=answer.reference, decline_code=answer.decline_code)
-    return Fact("payment.settle_refund", body)
+    """Raises pydantic's ValidationError for a state that no refund has."""
+    said = {
+        "refund_id": refund_id,
+        "state": answer.state,
+        "reference": answer.reference,
+        "decline_code": answer.decline_code,
+    }
+    return Fact("payment.settle_refund", SettleRefund.model_validate(said))
 
 
 def settle_payout(

@@ -97,7 +97,8 @@ def _generic(said: EventSaid) -> Told:
             "generic", paid.payout_id, paid.amount_minor, paid.currency, fee_minor=paid.fee_minor, paid_on=paid.paid_on
         )
         return Told(said.event_id, (told,))
-    assert said.dispute is not None  # noqa: S101  EventSaid has seen to it
+    if said.dispute is None:
+        raise Malformed(f"an event of fact {said.fact} says nothing about it")
     stages: dict[str, DisputeStage] = {"dispute_opened": "opened", "dispute_won": "won", "dispute_lost": "lost"}
     dispute = DisputePayment(
         payment_id=said.dispute.payment_id,
