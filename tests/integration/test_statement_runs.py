@@ -338,4 +338,4 @@ async def test_a_worker_without_a_bucket_says_which_jobs_it_does_not_run(mesh: M
             return other.log_path.read_text()
 
     (line,) = [line for line in (await asyncio.to_thread(without)).splitlines() if "jobs_not_run" in line]
-    assert json.loads(line)["queues"]== ["statements", "statements-items", "gl-export", "gateway"]
+    assert json.loads(line)["queues"] == ["statements", "statements-items", "gl-export", "gateway"]
