@@ -10,6 +10,7 @@ Sealing is deterministic on purpose: a rebuild from the command stream has to gi
 import base64
 import binascii
 import re
+import threading
 import time
 from collections.abc import Callable
 from functools import lru_cache
@@ -99,16 +100,27 @@ class ContactKeys:
         secret = self._file.get()
         text = None if secret is None else secret.reveal()
         if text is not None and text != self._text and time.monotonic() >= self._next_look_at:
-            try:
-                self._masters, self._text = _parsed(text, self._unwrapped), text
-            except (ValueError, KmsError) as error:
-                self._next_look_at = time.monotonic() + RETRY_SECONDS
-                log.warning("contact_keys_unusable", error=type(error).__name__, detail=str(error))
-                if not self._masters:  # at the start; later the last good ones stay
-                    raise ContactKeyError(f"CONTACT_KEYS: {error}") from None
+            if self._masters and WRAPPED in text:
+                # Asked for within a transaction: KMS is not waited for there. The keys of before serve until it has answered.
+                self._next_look_at = float("inf")
+                threading.Thread(target=self._renew, args=(text,), name="contact-keys", daemon=True).start()
+            else:
+                self._renew(text)
         if not self._masters:
             raise ContactKeyError("CONTACT_KEYS: the file cannot be used")
         return self._masters
+
+    def _renew(self, text: str) -> None:
+        """Raises ContactKeyError at the start; later the last good keys stay."""
+        try:
+            self._masters, self._text = _parsed(text, self._unwrapped), text
+        except (ValueError, KmsError) as error:
+            self._next_look_at = time.monotonic() + RETRY_SECONDS
+            log.warning("contact_keys_unusable", error=type(error).__name__, detail=str(error))
+            if not self._masters:
+                raise ContactKeyError(f"CONTACT_KEYS: {error}") from None
+        else:
+            self._next_look_at = float("-inf")
 
     def _unwrapped(self, key_id: str, wrapped: bytes) -> bytes:
         return self._unwrap(wrapped, (("purpose", PURPOSE), ("key", key_id)))

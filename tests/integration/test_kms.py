@@ -3,6 +3,7 @@
 import base64
 import json
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -14,6 +15,7 @@ from adapters.contact_keys import ContactKeyError, ContactKeys, Place
 
 PLACE = Place("kabul-central", "account", "1", "guarantor")
 KEY = bytes(range(32))
+WAIT_SECONDS = 10
 
 
 class StandIn:
@@ -22,10 +24,13 @@ class StandIn:
     def __init__(self) -> None:
         self.wrapped = {b"wrapped-1": (KEY, {"purpose": "billing-contact-data", "key": "2026-01"})}
         self.asked = 0
+        self.answering = threading.Event()
+        self.answering.set()
         self.url = ""
 
     def answer(self, target: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         self.asked += 1
+        self.answering.wait(WAIT_SECONDS)
         assert target == "TrentService.Decrypt"
         key, context = self.wrapped.get(base64.b64decode(body["CiphertextBlob"]), (b"", None))
         if context is None or body["EncryptionContext"] != context:
@@ -88,6 +93,23 @@ def test_a_key_of_another_name_or_of_nobody_is_refused_by_name(
 ) -> None:
     with pytest.raises(ContactKeyError, match="KMS refuses: InvalidCiphertextException"):
         keys(tmp_path / "keys", wrapped(key_id, ciphertext))
+
+
+def test_a_rotation_does_not_wait_for_kms(kms: StandIn, tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    opened = keys(path, wrapped("2026-01", b"wrapped-1"))
+    old = opened.seal(PLACE, "Ahmad")
+    kms.wrapped[b"wrapped-2"] = bytes(32), {"purpose": "billing-contact-data", "key": "2026-07"}
+    kms.answering.clear()
+    new = path.with_name("new")
+    new.write_text(wrapped("2026-07", b"wrapped-2") + wrapped("2026-01", b"wrapped-1"))
+    new.rename(path)
+    assert opened.seal(PLACE, "Ahmad") == old  # while KMS is being asked
+    kms.answering.set()
+    deadline = time.monotonic() + WAIT_SECONDS
+    while opened.seal(PLACE, "Ahmad") == old:
+        assert time.monotonic() < deadline
+    assert ":2026-07:" in opened.seal(PLACE, "Ahmad") and opened.open(PLACE, old) == "Ahmad"
 
 
 def test_without_kms_there_is_no_start(kms: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
