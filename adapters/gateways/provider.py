@@ -22,7 +22,6 @@ from adapters.gateways.generic import GenericGateway
 from adapters.gateways.guard import Bounds, Guarded
 from adapters.gateways.keys import Credentials
 from adapters.gateways.ports import Gateway
-from adapters.gateways.stripe import STRIPE_URL, StripeGateway
 from adapters.gateways.wire import Wire
 from adapters.secrets import SecretDirectory
 from adapters.settings import GatewaySettings
@@ -30,6 +29,7 @@ from adapters.tls import TlsFiles, client_context
 from schemas.gateway import GatewayAdapter, GatewayProfile
 from schemas.tenant import TenantProfile
 
+STRIPE_URL = "https://api.stripe.com"
 _STATES = {"closed": metrics.CLOSED, "half_open": metrics.HALF_OPEN, "open": metrics.OPEN}
 
 log = structlog.get_logger()
@@ -147,6 +147,10 @@ def base_url(profile: GatewayProfile) -> str:
 
 def _adapter(profile: GatewayProfile, wire: Wire, credentials: Credentials) -> Gateway:
     if profile.adapter == "stripe":
+        from adapters.gateways.stripe import (
+            StripeGateway,  # here: its library is large, and few deployments have a tenant of it
+        )
+
         return StripeGateway(wire, credentials, account=profile.account)
     return GenericGateway(wire, credentials)
 

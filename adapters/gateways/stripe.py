@@ -28,7 +28,6 @@ from adapters.gateways.stripe_answers import (
 )
 from adapters.gateways.wire import NotSent, Wire
 
-STRIPE_URL = "https://api.stripe.com"
 KEY_LIFE_SECONDS = 20 * 3600  # Stripe keeps idempotency keys for 24 hours
 _CLOCK_SECONDS = 300  # an id from this far in the future is a clock that is wrong, not a young id
 _BASE = "https://stripe.invalid"  # requests go where the wire goes

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from uuid import UUID, uuid5
 
 import orjson
-import stripe
 from pydantic import ValidationError
 
 from adapters.gateways import stripe_events
@@ -124,6 +123,8 @@ def _stripe_signature(signature: str, body: bytes, secret: str, now: float) -> b
     times = _TIME.findall(signature)
     if len(times) != 1 or not signature.isascii():
         return False
+    import stripe
+
     try:
         stripe.WebhookSignature.verify_header(body, signature, secret)
     except (stripe.SignatureVerificationError, ValueError):  # ValueError: the body is not UTF-8

@@ -8,7 +8,6 @@ from datetime import datetime
 from hashlib import sha256 as sha256_of
 from typing import Any, NamedTuple, Self
 
-import aioboto3  # type: ignore[import-untyped]
 from botocore.config import Config  # type: ignore[import-untyped]
 
 from adapters.objects.errors import (
@@ -64,6 +63,8 @@ class ObjectStore:
         Raises ObjectStoreMisplaced where the bucket is not in `object_store_region`, ObjectStoreMisconfigured where there is
         no such bucket, and what every call may raise: ObjectStoreUnavailable, ObjectStoreDenied.
         """
+        import aioboto3  # type: ignore[import-untyped]  # here: most processes open no store, and it is a fifth of their start
+
         async with aioboto3.Session().client("s3", **_client_options(settings, attempts)) as client:
             await _check_region(client, settings)
             yield cls(client, settings)
