@@ -48,8 +48,8 @@ class RoleProcess:
         """Start without waiting; follow with `wait_ready`. Changes made to `env` before count."""
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "tools.cli", self.role]
-        # What a killed process leaves behind lies in the stack and goes with it.
-        given = {"PYTHONPATH": str(PROJECT_ROOT), "TMPDIR": str(self._process.directory)}
+        # What a killed process leaves behind lies in the stack and goes with it. Two arenas, as in the image.
+        given = {"PYTHONPATH": str(PROJECT_ROOT), "TMPDIR": str(self._process.directory), "MALLOC_ARENA_MAX": "2"}
         self._process.directory.mkdir(parents=True, exist_ok=True)
         self._process.launch(command, env=given | self.env)
 
