@@ -90,6 +90,10 @@ bench: setup  ## Measure payments per second and latency; writes docs/benchmarks
 faults: setup  ## Break everything under load and prove that nothing was lost (ARGS="--faults 200 --seed 7")
 	$(BIN)/python -m tools.faults $(ARGS)
 
+.PHONY: soak
+soak: setup  ## Half an hour at half of the maximum rate: what grows? writes docs/soak.* (ARGS="--minutes 3")
+	$(BIN)/python -m tools.soak --output docs $(ARGS)
+
 .PHONY: docs
 docs: setup  ## Write OpenAPI, AsyncAPI and JSON Schemas into docs/
 	$(BIN)/billing docs $(ARGS)
