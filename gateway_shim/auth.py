@@ -1,9 +1,12 @@
 """Who is asking: a JWT verified against the issuer's keys, and the tenant and scopes it carries."""
 
 import re
+import time
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any, NamedTuple
 
 from joserfc import jws, jwt
 from joserfc.errors import ExpiredTokenError, JoseError, SecurityWarning
@@ -19,6 +22,8 @@ from schemas.subjects import TENANT
 ALGORITHMS = ("RS256", "ES256", "EdDSA", "Ed25519")
 MAX_TOKEN_BYTES = 8 * 1024  # nginx's, hence Kong's, limit for one header line
 REALM = 'Bearer realm="billing"'
+# About 1 kB each. More callers than these at a time are verified more often, no more.
+MAX_VERIFIED = 4_096
 
 _BEARER = re.compile(r"bearer +([A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+) *", re.IGNORECASE)
 
@@ -56,11 +61,26 @@ class _Registry(jws.JWSRegistry):
             return super().get_alg(name)
 
 
+class _Verified(NamedTuple):
+    """`key` is the object that Jwks gave: fetched again, it is another. `expires_at`: Unix time, leeway included."""
+
+    principal: Principal
+    kid: str
+    key: PublicKey
+    expires_at: float
+
+
 class Authenticator:
-    """Verifies bearer tokens. Raises HttpProblem: 401 for the token, 403 for the tenant, 503 without any keys."""
+    """Verifies bearer tokens. Raises HttpProblem: 401 for the token, 403 for the tenant, 503 without any keys.
+
+    A token that was verified counts for as long as it would anew: until it expires, and while the issuer publishes the very key
+    it was verified with. Only what was verified is kept, so nobody can fill the memory with rubbish; digests, no tokens.
+    """
 
     def __init__(self, jwks: Jwks, *, issuer: str, audience: str, leeway_seconds: int) -> None:
         self._jwks = jwks
+        self._leeway_seconds = leeway_seconds
+        self._verified: dict[bytes, _Verified] = {}
         self._registry = _Registry(algorithms=list(ALGORITHMS), strict_check_header=False)
         self._claims = jwt.JWTClaimsRegistry(
             leeway=leeway_seconds,
@@ -73,7 +93,22 @@ class Authenticator:
     async def authenticate(self, authorization: list[str]) -> Principal:
         """The principal behind the request's `Authorization` header lines."""
         token = _bearer(authorization)
-        key = await self._key(token)
+        digest = sha256(token.encode()).digest()
+        known = self._verified.get(digest)
+        if known is not None and time.time() < known.expires_at and await self._key(known.kid) is known.key:
+            return known.principal
+        self._verified.pop(digest, None)
+        verified = await self._verify(token)
+        while len(self._verified) >= MAX_VERIFIED:
+            del self._verified[next(iter(self._verified))]  # the one that came first
+        self._verified[digest] = verified
+        return verified.principal
+
+    async def _verify(self, token: str) -> _Verified:
+        kid = self._kid(token)
+        key = await self._key(kid)
+        if key is None:
+            raise _unauthorized(ShimCode.TOKEN_INVALID, "the issuer has no such key (kid)")
         try:
             claims = jwt.decode(token, key, registry=self._registry).claims
             self._claims.validate(claims)
@@ -81,10 +116,10 @@ class Authenticator:
             raise _unauthorized(ShimCode.TOKEN_EXPIRED) from None
         except _UNREADABLE as error:
             raise _unauthorized(ShimCode.TOKEN_INVALID, _why(error)) from None
-        return _principal(claims)
+        return _Verified(_principal(claims), kid, key, claims["exp"] + self._leeway_seconds)
 
-    async def _key(self, token: str) -> PublicKey:
-        """The key the token's header names. Nothing else in the header (jwk, jku, x5u) is believed."""
+    def _kid(self, token: str) -> str:
+        """The id of the key the token's header names. Nothing else in the header (jwk, jku, x5u) is believed."""
         try:
             header = jws.extract_compact(token.encode(), registry=self._registry).headers()
             kid, algorithm = header.get("kid"), header.get("alg")
@@ -94,13 +129,13 @@ class Authenticator:
             raise _unauthorized(ShimCode.TOKEN_INVALID, f"signature algorithms are {', '.join(ALGORITHMS)}")
         if not isinstance(kid, str) or not kid:
             raise _unauthorized(ShimCode.TOKEN_INVALID, "the token names no key (kid)")
+        return kid
+
+    async def _key(self, kid: str) -> PublicKey | None:
         try:
-            key = await self._jwks.key(kid)
+            return await self._jwks.key(kid)
         except KeysUnavailable:
             raise HttpProblem(ShimCode.ISSUER_UNAVAILABLE) from None
-        if key is None:
-            raise _unauthorized(ShimCode.TOKEN_INVALID, "the issuer has no such key (kid)")
-        return key
 
 
 def _bearer(authorization: list[str]) -> str:
@@ -125,7 +160,13 @@ def _principal(claims: dict[str, Any]) -> Principal:
         raise HttpProblem(ShimCode.TENANT_CLAIM_INVALID)
     if not isinstance(scope, str):
         raise _unauthorized(ShimCode.TOKEN_INVALID, "scope must be a string of space-separated scopes")
-    return Principal(tenant, claims["sub"], frozenset(scope.split()))
+    return Principal(tenant, claims["sub"], _scopes(scope))
+
+
+@lru_cache(maxsize=256)
+def _scopes(text: str) -> frozenset[str]:
+    """One set for all tokens with the same scopes: there are a few roles, and thousands of tokens kept."""
+    return frozenset(text.split())
 
 
 def _unauthorized(code: ShimCode, detail: str | None = None) -> HttpProblem:

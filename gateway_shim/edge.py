@@ -3,12 +3,12 @@ whatever goes wrong inside."""
 
 import re
 import time
+from functools import lru_cache
 from http import HTTPMethod, HTTPStatus
 
 import structlog
 import uuid_utils
 from prometheus_client import Counter, Gauge, Histogram
-from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -17,6 +17,7 @@ from gateway_shim import problems
 from gateway_shim.problems import HttpProblem, ShimCode
 
 CORRELATION_HEADER = "X-Correlation-Id"
+_CORRELATION = CORRELATION_HEADER.lower().encode()
 KONG_REQUEST_ID = b"x-kong-request-id"
 CLIENT_CLOSED_STATUS = 499  # nginx's and Kong's convention, in metrics only: nobody is left to read it
 UNMATCHED = "unmatched"
@@ -33,12 +34,13 @@ IN_FLIGHT = Gauge("billing_http_requests_in_flight", "HTTP requests being worked
 
 _CORRELATION_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _METHODS = frozenset(HTTPMethod)
-_SECURITY_HEADERS = {
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-store",
-    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
-}
+# As ASGI has them: bytes, names in lower case. Starlette's mappings would decode and search them for each response.
+_SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cache-control", b"no-store"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
 
 log = structlog.get_logger()
 
@@ -108,10 +110,10 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.started, self.status = True, message["status"]
-            headers = MutableHeaders(scope=message)
-            for name, value in _SECURITY_HEADERS.items():
-                headers.setdefault(name, value)
-            headers[CORRELATION_HEADER] = self.correlation_id
+            given = list(message["headers"])
+            present = {name for name, _ in given}
+            given += [header for header in _SECURITY_HEADERS if header[0] not in present]
+            message["headers"] = [*given, (_CORRELATION, self.correlation_id.encode())]
         await self._send(message)
 
     @property
@@ -135,8 +137,9 @@ class _Exchange:
         route = self.route
         elapsed = time.perf_counter() - self._started_at
         self.status = self.status or CLIENT_CLOSED_STATUS  # cancelled before there was an answer
-        REQUESTS.labels(self.method, route, str(self.status)).inc()
-        DURATION.labels(self.method, route).observe(elapsed)
+        count, duration = _metrics(self.method, route, self.status)
+        count.inc()
+        duration.observe(elapsed)
         log.info(
             "http_request",
             method=self.method,
@@ -147,3 +150,9 @@ class _Exchange:
             trace_id=self.trace_id,
             **self._scope.get("state", {}).get("log", {}),
         )
+
+
+@lru_cache(maxsize=1_024)
+def _metrics(method: str, route: str, status: int) -> tuple[Counter, Histogram]:
+    """As many as there are routes times statuses; looking them up by their labels costs more than counting does."""
+    return REQUESTS.labels(method, route, str(status)), DURATION.labels(method, route)

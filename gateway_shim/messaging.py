@@ -2,24 +2,28 @@
 
 import asyncio
 import itertools
-import json
 import secrets
+from dataclasses import dataclass
 from uuid import UUID
 
 import nats.errors
-import nats.js.errors
+import orjson
 import structlog
 from nats.aio.client import Client
 from nats.aio.msg import Msg
-from nats.js import JetStreamContext
-from nats.js.api import PubAck
 from pydantic import ValidationError
 
+from adapters.nats import raw_write
 from adapters.nats.topology import COMMANDS_STREAM
 from schemas import headers as names
 from schemas.outcome import Answer, Outcome
+from schemas.wire_headers import encode_headers
 
 ATTEMPT_BYTES = 8  # of randomness in `<command id>:<attempt>`: two retries of one command must not share a message id
+
+_STORED = "stored"
+_NO_RESPONDERS = "503"
+_EXPECTED = {"Nats-Expected-Stream": COMMANDS_STREAM}
 
 log = structlog.get_logger()
 
@@ -28,20 +32,36 @@ class Unavailable(Exception):
     """No PubAck, or no answer to a query. After `publish`, the command may be queued nevertheless."""
 
 
+@dataclass(slots=True)
+class _Sent:
+    """A command under way. `answer`: its outcome, None where its confirmation is all that is wanted."""
+
+    subject: str
+    command_id: UUID
+    payload: bytes
+    headers: dict[str, str]
+    answer: asyncio.Future[Outcome | None]
+    awaits_outcome: bool = True
+    stored: bool = False
+
+
 class Messenger:
-    """One per process. `start` before use; the connection stays the caller's. The reply timeout is for commands."""
+    """One per process. `start` before use; the connection stays the caller's. The reply timeout is for commands.
+
+    A command's confirmation comes to `<inbox>.<token>.stored`, its outcome to `<inbox>.<token>`.
+    """
 
     def __init__(self, client: Client, *, reply_timeout_seconds: float) -> None:
         self._client = client
-        self._jetstream: JetStreamContext = client.jetstream()
         self._timeout_seconds = reply_timeout_seconds
         self._inbox = client.new_inbox()
         self._tokens = itertools.count()
-        self._waiting: dict[str, asyncio.Future[Outcome]] = {}
+        self._sent: dict[str, _Sent] = {}
 
     async def start(self) -> None:
-        """Subscribe to the outcomes; nats-py subscribes again after every reconnect."""
+        """Subscribe to confirmations and outcomes; nats-py subscribes again after every reconnect."""
         await self._client.subscribe(f"{self._inbox}.*", cb=self._deliver)
+        await self._client.subscribe(f"{self._inbox}.*.{_STORED}", cb=self._confirm)
         await self._client.flush()
 
     def check(self) -> str | None:
@@ -55,36 +75,29 @@ class Messenger:
         confirm it.
         """
         token = f"{next(self._tokens):x}"
-        outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self._waiting[token] = outcome
-        headers = {**headers, names.REPLY_TO: f"{self._inbox}.{token}"}
-        stored = False
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                ack = await self._publish(subject, payload, {**headers, names.MESSAGE_ID: str(command_id)})
-                if ack.duplicate:
-                    # JetStream dropped it and nobody will answer; under another message id the inbox does (0002).
-                    attempt = f"{command_id}:{secrets.token_hex(ATTEMPT_BYTES)}"
-                    await self._publish(subject, payload, {**headers, names.MESSAGE_ID: attempt})
-                stored = True
-                return await outcome
-        except TimeoutError:
-            if outcome.done() and not outcome.cancelled():  # cancelled: the timeout struck while it was awaited
-                return outcome.result()  # the PubAck was lost, the outcome was not
-            if not stored:
-                raise Unavailable("no acknowledgement from JetStream in time") from None
-            return None
-        finally:
-            del self._waiting[token]
+        headers = headers | {names.REPLY_TO: f"{self._inbox}.{token}"}
+        return await self._answer(token, _Sent(subject, command_id, payload, headers, _future()))
 
     async def submit(self, subject: str, command_id: UUID, payload: bytes, headers: dict[str, str]) -> None:
         """Publish and wait for JetStream's confirmation only, within the reply timeout. Sent again, it is one command: the inbox
         sees to that. Raises Unavailable."""
+        token = f"{next(self._tokens):x}"
+        await self._answer(token, _Sent(subject, command_id, payload, headers, _future(), awaits_outcome=False))
+
+    async def _answer(self, token: str, sent: _Sent) -> Outcome | None:
+        self._sent[token] = sent
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                await self._publish(subject, payload, {**headers, names.MESSAGE_ID: str(command_id)})
+                await self._publish(token, sent, str(sent.command_id))
+                return await sent.answer
         except TimeoutError:
-            raise Unavailable("no acknowledgement from JetStream in time") from None
+            if sent.answer.done() and not sent.answer.cancelled():  # cancelled: the timeout struck while it was awaited
+                return sent.answer.result()
+            if not sent.stored:
+                raise Unavailable("no acknowledgement from JetStream in time") from None
+            return None
+        finally:
+            del self._sent[token]
 
     async def query(self, subject: str, payload: bytes, headers: dict[str, str], *, wait_seconds: float) -> Answer:
         """Request and reply. Raises Unavailable where nobody answers in time."""
@@ -100,23 +113,44 @@ class Messenger:
             log.error("answer_malformed", subject=subject, exc_info=error)
             raise Unavailable("the answer was not one") from None
 
-    async def _publish(self, subject: str, payload: bytes, headers: dict[str, str]) -> PubAck:
-        self._require_connection()
+    async def _publish(self, token: str, sent: _Sent, message_id: str) -> None:
+        """One write, as little as can be: whoever waits for a lone command waits for this. Raises Unavailable."""
+        block = encode_headers(sent.headers | {names.MESSAGE_ID: message_id, **_EXPECTED})
+        if len(block) + len(sent.payload) > self._client.max_payload:
+            raise Unavailable("the command is larger than the broker takes")
+        frame = raw_write.hpub(sent.subject, block, sent.payload, f"{self._inbox}.{token}.{_STORED}")
         try:
-            return await self._jetstream.publish(
-                subject, payload, timeout=self._timeout_seconds, stream=COMMANDS_STREAM, headers=headers
-            )
-        except (nats.errors.Error, nats.js.errors.Error, OSError, json.JSONDecodeError) as error:
-            raise Unavailable(f"JetStream did not take the command: {type(error).__name__}") from error
+            await raw_write.write(self._client, [frame], len(sent.payload))
+        except (nats.errors.Error, OSError) as error:
+            raise Unavailable(f"the command could not be sent: {type(error).__name__}") from error
 
     def _require_connection(self) -> None:
         """While reconnecting, nats-py buffers: the command would be sent after the client had been told it was not."""
         if not self._client.is_connected:
             raise Unavailable("not connected to NATS")
 
+    async def _confirm(self, message: Msg) -> None:
+        """JetStream's word on a command that was published."""
+        token = message.subject.split(".")[-2]
+        sent = self._sent.get(token)
+        if sent is None or sent.answer.done():
+            return
+        try:
+            duplicate = _confirmed(message)
+            if duplicate and sent.awaits_outcome:
+                # JetStream dropped it and nobody will answer; under another message id the inbox does (0002).
+                await self._publish(token, sent, f"{sent.command_id}:{secrets.token_hex(ATTEMPT_BYTES)}")
+                return
+        except Unavailable as error:
+            sent.answer.set_exception(error)
+            return
+        sent.stored = True
+        if not sent.awaits_outcome:
+            sent.answer.set_result(None)
+
     async def _deliver(self, message: Msg) -> None:
-        waiting = self._waiting.get(message.subject.rpartition(".")[2])
-        if waiting is None or waiting.done():
+        sent = self._sent.get(message.subject.rpartition(".")[2])
+        if sent is None or sent.answer.done() or not sent.awaits_outcome:
             return  # the request has its 202 already
         try:
             outcome = Outcome.model_validate_json(message.data)
@@ -124,4 +158,23 @@ class Messenger:
             # The command was handled, only its answer is unreadable: the client gets a 202 and can ask again.
             log.error("outcome_malformed", exc_info=error)
             return
-        waiting.set_result(outcome)
+        sent.answer.set_result(outcome)
+
+
+def _future() -> asyncio.Future[Outcome | None]:
+    return asyncio.get_running_loop().create_future()
+
+
+def _confirmed(message: Msg) -> bool:
+    """Whether JetStream had the command's message id already. Raises Unavailable where it did not take the command."""
+    if (message.headers or {}).get("Status") == _NO_RESPONDERS:
+        raise Unavailable("JetStream did not take the command: no stream takes the subject")
+    try:
+        ack = orjson.loads(message.data)
+        refused = ack.get("error")
+    except (orjson.JSONDecodeError, AttributeError):
+        raise Unavailable("JetStream's confirmation cannot be read") from None
+    if refused is not None or ack.get("stream") != COMMANDS_STREAM:
+        code = refused.get("err_code") if isinstance(refused, dict) else None
+        raise Unavailable(f"JetStream did not take the command: error {code}")
+    return ack.get("duplicate") is True
