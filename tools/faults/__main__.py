@@ -1,4 +1,4 @@
-"""python -m tools.faults [--faults 60] [--seed 1] [--rate 300]: breaks a mesh of its own and proves that nothing was lost.
+"""python -m tools.faults [--faults 60] [--seed 1] [--rate 300] [--cluster]: breaks a mesh of its own, loses nothing.
 
 Exit codes: 0 every promise held, 1 one did not (the history is kept), 3 the mesh could not be started or brought back.
 """
@@ -11,24 +11,40 @@ from pathlib import Path
 
 from tools.faults import run as runner
 from tools.faults.checker import Broken
-from tools.faults.nemesis import FAULTS, Fault
+from tools.faults.nemesis import Fault, kinds, left_out
 from tools.stack.paths import PROJECT_ROOT
 from tools.stack.process import StackError
+from tools.stack.stepped_clock import MISSING
 
 _LARGEST_SEED = 10_000
+_RATE = 300
+_CLUSTER_RATE = 60  # every byte between three servers passes through this process
 
 
 def main() -> int:
     arguments = _arguments()
     path = runner.DIRECTORY / f"history-{arguments.seed}.jsonl"
-    print(f"seed {arguments.seed}: {arguments.faults} faults of {len(FAULTS)} kinds, {arguments.rate} turns/s offered")
+    servers = "a cluster of NATS" if arguments.cluster else "one NATS server"
+    possible = len(kinds(cluster=arguments.cluster))
+    print(
+        f"seed {arguments.seed}: {arguments.faults} faults of {possible} kinds, {servers}, {arguments.rate} turns/s offered"
+    )
+    if missing := left_out():
+        print(f"left out: {', '.join(missing)} ({MISSING})")
 
     def told(number: int, fault: Fault) -> None:
         print(f"  {number:>4}/{arguments.faults}  {fault.name}", flush=True)
 
     try:
         result = asyncio.run(
-            runner.run(arguments.seed, arguments.faults, per_second=arguments.rate, history_path=path, told=told)
+            runner.run(
+                arguments.seed,
+                arguments.faults,
+                per_second=arguments.rate,
+                history_path=path,
+                told=told,
+                cluster=arguments.cluster,
+            )
         )
     except Broken as broken:
         print(f"BROKEN  {broken}\nhistory: {_shown(path)}, logs beside it", file=sys.stderr)
@@ -43,14 +59,19 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--faults", type=int, default=4 * len(FAULTS), help="how many, each kind as often as others")
+    parser.add_argument("--faults", type=int, default=None, help="how many, each kind as often as others")
+    parser.add_argument("--cluster", action="store_true", help="three NATS servers, and what can happen to them")
     parser.add_argument("--seed", type=int, default=None, help="the same seed makes the same choices")
     parser.add_argument(
-        "--rate", type=int, default=300, help="payments offered per second; other commands come with them"
+        "--rate", type=int, default=None, help="payments offered per second; other commands come with them"
     )
     given = parser.parse_args()
     if given.seed is None:
         given.seed = secrets.randbelow(_LARGEST_SEED)
+    if given.faults is None:
+        given.faults = 4 * len(kinds(cluster=given.cluster))
+    if given.rate is None:
+        given.rate = _CLUSTER_RATE if given.cluster else _RATE
     return given
 
 

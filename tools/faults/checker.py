@@ -11,6 +11,7 @@ from uuid import UUID
 
 import asyncpg
 import nats
+import orjson
 from nats.aio.client import Client
 
 from tools.faults.history import History, Sent
@@ -21,7 +22,16 @@ _TABLE_OF = {
     "payment.record": "payment",
     "payment.refund": "refund",
     "invoice.create": "invoice",
+    "credit_note.issue": "credit_note",
 }
+# What a command leaves on a row that was there before it.
+_STATE_OF = {
+    "payment.reverse": "payment WHERE status = 'reversed' AND",
+    "invoice.issue": "invoice WHERE number IS NOT NULL AND",
+    "invoice.write_off": "invoice WHERE written_off_minor > 0 AND",
+    "invoice.void": "invoice WHERE status = 'void' AND",
+}
+_NUMBERED = ("invoice", "credit_note")
 _NEXT_MESSAGE_SECONDS = 10
 
 
@@ -42,6 +52,7 @@ async def check(mesh: Mesh, history: History) -> list[Finding]:
     for sent in history.sent:
         by_tenant.setdefault(sent.tenant, []).append(sent)
     events = transfers = overtaking = 0
+    _what_clients_saw(history)
     async with _open(mesh) as (connection, client):
         for tenant, commands in by_tenant.items():
             sound = [sent for sent in commands if not sent.malformed]
@@ -54,9 +65,13 @@ async def check(mesh: Mesh, history: History) -> list[Finding]:
             events += await _events(connection, client, tenant)
         letters = await _dead_letters(client, history.sent)
     stored = f"{len(history.sent):,} commands, {history.repeated:,} sent twice, {overtaking:,} refused as too early"
+    answered = f"{len(history.answers):,} commands answered, {history.witnessed:,} looked up at once"
+    reused = f"{len(history.reused):,} sent, {len(history.reuse_answers):,} answers heard"
     return [
         Finding("every command that was stored has exactly one effect", stored),
-        Finding("whoever heard `applied` heard the truth", f"{len(history.answers):,} commands answered"),
+        Finding("whoever heard `applied` heard the truth, after the commit", answered),
+        Finding("a payment over HTTP is made once, however often it is sent", f"{history.over_http:,} payments"),
+        Finding("another body under a command id has no effect", reused),
         Finding("the ledger is whole, and its balances are its sums", f"{transfers:,} entries"),
         Finding("each event left once, in commit order", f"{events:,} events"),
         Finding("what could not be read is a dead letter, and nothing else is", f"{letters:,} dead letters"),
@@ -82,6 +97,8 @@ def _same(found: Any, expected: Any, what: str) -> None:
 def _difference(found: Any, expected: Any) -> str:
     if isinstance(found, Counter):
         return f"too many {list((found - expected).items())[:3]}, missing {list((expected - found).items())[:3]}"
+    if isinstance(found, dict) and isinstance(expected, dict):
+        found, expected = set(found.items()), set(expected.items())
     if isinstance(found, set):
         return f"too many {list(found - expected)[:3]}, missing {list(expected - found)[:3]}"
     if isinstance(found, list) and isinstance(expected, list):
@@ -107,22 +124,20 @@ async def _effects(connection: Any, tenant: str, commands: Sequence[Sent], early
     """Each command has one outcome and one effect, and nothing else has any."""
     rows = await connection.fetch("SELECT command_id, status, error FROM inbox WHERE tenant_id = $1", tenant)
     _same({row["command_id"] for row in rows}, {sent.command_id for sent in commands}, f"{tenant}: outcomes")
-    refused = [row for row in rows if row["status"] != "applied" and row["command_id"] not in early]
-    _nothing(refused, f"{tenant}: refused")
+    codes = {sent.command_id: sent.refused for sent in commands if sent.refused}
+    refused = {row["command_id"]: orjson.loads(row["error"])["code"] for row in rows if row["status"] != "applied"}
+    _same({each: code for each, code in refused.items() if each not in early}, codes, f"{tenant}: refused")
     paid = await connection.fetch("SELECT reference FROM payment WHERE tenant_id = $1", tenant)
     expected = Counter(sent.reference for sent in commands if sent.reference)
     _same(Counter(row[0] for row in paid), expected, f"{tenant}: payments by reference")
-    for name, table in _TABLE_OF.items():
-        count = await connection.fetchval(f"SELECT count(*) FROM {table} WHERE tenant_id = $1", tenant)  # noqa: S608  ours
-        _same(
-            count,
-            sum(sent.name == name for sent in commands if sent.command_id not in early),
-            f"{tenant}: rows of {table}",
-        )
-    issued = await connection.fetch("SELECT number FROM invoice WHERE tenant_id = $1 AND status <> 'draft'", tenant)
-    _same(len(issued), sum(sent.name == "invoice.issue" for sent in commands), f"{tenant}: invoices issued")
-    numbers = sorted(int(row[0].rpartition("-")[2]) for row in issued)
-    _same(numbers, list(range(1, len(numbers) + 1)), f"{tenant}: invoice numbers")
+    applied = Counter(sent.name for sent in commands if sent.command_id not in early and not sent.refused)
+    for name, rest in ({name: f"{table} WHERE" for name, table in _TABLE_OF.items()} | _STATE_OF).items():
+        count = await connection.fetchval(f"SELECT count(*) FROM {rest} tenant_id = $1", tenant)  # noqa: S608  ours
+        _same(count, applied[name], f"{tenant}: {rest.partition(' ')[0]} rows that {name} has left")
+    for table in _NUMBERED:
+        numbered = f"SELECT number FROM {table} WHERE tenant_id = $1 AND number IS NOT NULL"  # noqa: S608  ours
+        numbers = sorted(int(row[0].rpartition("-")[2]) for row in await connection.fetch(numbered, tenant))
+        _same(numbers, list(range(1, len(numbers) + 1)), f"{tenant}: {table} numbers")
 
 
 async def _answers(connection: Any, tenant: str, commands: Sequence[Sent], history: History) -> None:
@@ -135,15 +150,29 @@ async def _answers(connection: Any, tenant: str, commands: Sequence[Sent], histo
                 raise Broken(f"{tenant}: {sent.name} {sent.command_id} was answered {status}")
 
 
+def _what_clients_saw(history: History) -> None:
+    """No surprise on the way, and whoever used a command id for something else was told so."""
+    if history.surprises:
+        raise Broken(f"{len(history.surprises)} times, first: {history.surprises[0]}")
+    for command_id, status, code in history.reuse_answers:
+        if (status, code) != ("rejected", "idempotency_key_reused"):
+            raise Broken(f"another body under {command_id} was answered {status} {code}")
+
+
 async def _ledger(connection: Any, tenant: str) -> int:
     """Gapless, every document posted with its amount and once, running balances that are the sums. The entries' number."""
     broken = await connection.fetch(
         """
-        WITH posted AS (SELECT document_id, sum(amount_minor) AS amount FROM ledger_transfer WHERE tenant_id = $1 GROUP BY 1),
-        due AS (SELECT id, amount_minor FROM payment WHERE tenant_id = $1
-                UNION ALL SELECT id, amount_minor FROM refund WHERE tenant_id = $1
-                UNION ALL SELECT id, total_minor FROM invoice WHERE tenant_id = $1 AND status <> 'draft')
-        SELECT * FROM due FULL JOIN posted ON document_id = id WHERE amount_minor IS DISTINCT FROM amount
+        WITH posted AS (SELECT document_id AS id, kind, sum(amount_minor) AS amount
+                        FROM ledger_transfer WHERE tenant_id = $1 GROUP BY 1, 2),
+        due AS (SELECT id, 'payment' AS kind, amount_minor FROM payment WHERE tenant_id = $1
+                UNION ALL SELECT id, 'payment_reversal', amount_minor FROM payment WHERE tenant_id = $1 AND status = 'reversed'
+                UNION ALL SELECT id, 'refund', amount_minor FROM refund WHERE tenant_id = $1
+                UNION ALL SELECT id, 'invoice', total_minor FROM invoice WHERE tenant_id = $1 AND number IS NOT NULL
+                UNION ALL SELECT id, 'invoice_void', total_minor FROM invoice WHERE tenant_id = $1 AND status = 'void'
+                UNION ALL SELECT id, 'write_off', written_off_minor FROM invoice WHERE tenant_id = $1 AND written_off_minor > 0
+                UNION ALL SELECT id, 'credit_note', net_minor + tax_minor FROM credit_note WHERE tenant_id = $1)
+        SELECT * FROM due FULL JOIN posted USING (id, kind) WHERE amount_minor IS DISTINCT FROM amount
         """,
         tenant,
     )
@@ -177,12 +206,15 @@ async def _balances(connection: Any, tenant: str) -> None:
         tenant,
     )
     owed = await connection.fetchval(
-        "SELECT coalesce(sum(total_minor - paid_minor), 0) FROM invoice WHERE tenant_id = $1 AND status <> 'draft'",
+        """
+        SELECT coalesce(sum(total_minor - paid_minor - credited_minor - written_off_minor), 0) FROM invoice
+        WHERE tenant_id = $1 AND status IN ('issued', 'settled')
+        """,
         tenant,
     )
     left = await connection.fetchval(
         """
-        SELECT (SELECT coalesce(sum(amount_minor), 0) FROM payment WHERE tenant_id = $1)
+        SELECT (SELECT coalesce(sum(amount_minor), 0) FROM payment WHERE tenant_id = $1 AND status = 'recorded')
              - (SELECT coalesce(sum(amount_minor), 0) FROM refund WHERE tenant_id = $1)
              - (SELECT coalesce(sum(amount_minor), 0) FROM allocation WHERE tenant_id = $1)
         """,
@@ -227,6 +259,6 @@ async def _events(connection: Any, client: Client, tenant: str) -> int:
 
 async def _dead_letters(client: Client, commands: Sequence[Sent]) -> int:
     letters = await _headers(client, "BILLING_DLQ", "billing.v1.dlq.>")
-    found = {UUID(letter["Billing-Dlq-Message-Id"][:36]) for letter in letters}
-    _same(found, {sent.command_id for sent in commands if sent.malformed}, "dead letters")
+    found = {letter["Billing-Dlq-Message-Id"] for letter in letters}
+    _same(found, {sent.message_id for sent in commands if sent.malformed}, "dead letters")
     return len(found)

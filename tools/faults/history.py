@@ -12,8 +12,9 @@ import orjson
 class Sent(NamedTuple):
     """A command whose PubAck came. `reference` is its number in a place that its effect carries, where it has one.
 
-    `malformed` ones end as dead letters; all others are to be applied. One that `follows` was sent before the command it names
-    was answered: where a process died with that one, it may be refused as too early (handlers/waits.py).
+    `malformed` ones end as dead letters under their `message_id`; those with a `refused` are refused with that code; all others
+    are to be applied. One that `follows` was sent before the command it names was answered: where a process died with that one,
+    it may be refused as too early (handlers/waits.py).
     """
 
     tenant: str
@@ -22,6 +23,8 @@ class Sent(NamedTuple):
     reference: str | None
     malformed: bool = False
     follows: bool = False
+    refused: str = ""
+    message_id: str = ""
 
 
 class History:
@@ -31,7 +34,10 @@ class History:
         self.sent: list[Sent] = []
         self.answers: dict[UUID, list[str]] = {}
         self.faults: Counter[str] = Counter()
-        self.repeated = 0
+        self.repeated = self.witnessed = self.over_http = 0
+        self.reused: list[UUID] = []
+        self.reuse_answers: list[tuple[UUID, str, str]] = []
+        self.surprises: list[str] = []
         self._path = path
         self._file: IO[bytes] | None = None
 
@@ -52,6 +58,27 @@ class History:
     def sent_again(self, command_id: UUID) -> None:
         self.repeated += 1
         self._write("sent_again", {"command_id": command_id})
+
+    def sent_with_another_body(self, command_id: UUID) -> None:
+        """After its first body was heard to be applied."""
+        self.reused.append(command_id)
+        self._write("sent_with_another_body", {"command_id": command_id})
+
+    def reuse_answered(self, command_id: UUID, status: str, code: str) -> None:
+        """What was said of another body under a command id."""
+        self.reuse_answers.append((command_id, status, code))
+        self._write("reuse_answered", {"command_id": command_id, "status": status, "code": code})
+
+    def looked(self, command_id: UUID, committed: bool) -> None:
+        """Whether a command was in PostgreSQL when somebody had just heard that it is."""
+        self.witnessed += 1
+        if not committed:
+            self.surprise(f"{command_id} was called applied before it was committed")
+
+    def surprise(self, what: str) -> None:
+        """Something a client must never see."""
+        self.surprises.append(what)
+        self._write("surprise", {"what_happened": what})
 
     def answered(self, command_id: UUID, status: str) -> None:
         self.answers.setdefault(command_id, []).append(status)

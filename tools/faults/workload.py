@@ -1,17 +1,14 @@
-"""Clients of several tenants: accounts, payments, refunds that overtake, invoices issued and paid, repeats, and nonsense.
+"""Clients of several tenants under load, over NATS and over HTTP (tools/faults/clerk.py has what each of them does).
 
-Every command has an effect that can be counted without asking the inbox: a payment carries its command's number as reference,
-and invoices are issued, and paid, when the outcome before was heard: a client that hears nothing goes no further.
+A client that hears nothing goes no further: what depends on an outcome is sent when that was heard.
 """
 
 import asyncio
 import json
 import random
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 from uuid import UUID, uuid4
 
 import nats
@@ -20,22 +17,34 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.errors import Error as JetStreamError
 
+from tools.faults import nonsense
+from tools.faults.clerk import ACCOUNTS_PER_TENANT, Clerk
 from tools.faults.history import History, Sent
+from tools.faults.http_desk import HttpDesk
+from tools.faults.witness import Witness
 
-ACCOUNTS_PER_TENANT = 3
-LINE_MINOR = 1000
-LINE = {"description": "care", "quantity": 1, "unit_price_minor": LINE_MINOR}
-# How many of a tenant's newest commands a repeat is chosen from.
-_REMEMBERED = 200
 _RETRY_SECONDS = 0.05
 _PUBACK_TIMEOUT_SECONDS = 2
 _STOP_TIMEOUT_SECONDS = 60
+# Of what is heard over NATS, how much is looked up in PostgreSQL at once.
+_WITNESSED_SHARE = 0.02
+_REUSED = "reused-"
+
+Heard = Callable[[dict[str, Any]], None]
 
 
 class Reachable(Protocol):
     """A NATS server, or a cluster."""
 
     def client_options(self, user: str) -> dict[str, Any]: ...
+
+
+class Command(NamedTuple):
+    """One that was stored, to be sent again."""
+
+    subject: str
+    data: bytes
+    command_id: UUID
 
 
 class Workload:
@@ -45,14 +54,26 @@ class Workload:
     """
 
     def __init__(
-        self, server: Reachable, tenants: Sequence[str], history: History, *, seed: int, per_second: int = 300
+        self,
+        server: Reachable,
+        tenants: Sequence[str],
+        history: History,
+        *,
+        seed: int,
+        per_second: int = 300,
+        http: HttpDesk | None = None,
+        witness: Witness | None = None,
     ) -> None:
-        self._server, self._tenants, self._history, self._per_second = server, tenants, history, per_second
+        """`per_second`: turns of all tenants together, each a payment and now and then more. Without `http`, all over NATS."""
+        self._server, self.tenants, self.history, self._per_second = server, tenants, history, per_second
+        self.http, self._witness = http, witness
+        self.accounts: dict[str, list[UUID]] = {tenant: [] for tenant in tenants}
         self._random = random.Random(seed)  # noqa: S311  repeatable on purpose
         self._stopped = asyncio.Event()
         self._client: Client
         self._inbox = ""
-        self._waiting: dict[UUID, Callable[[dict[str, Any]], None]] = {}
+        self._waiting: dict[UUID, Heard] = {}
+        self._looking: set[asyncio.Task[None]] = set()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -66,26 +87,71 @@ class Workload:
         try:
             self._inbox = self._client.new_inbox()
             await self._client.subscribe(f"{self._inbox}.*", cb=self._answered)
-            tasks = [asyncio.create_task(self._clerk(_Clerk(self, tenant))) for tenant in self._tenants]
+            tasks = [asyncio.create_task(self._clerk(Clerk(self, tenant))) for tenant in self.tenants]
             try:
                 yield
             finally:
                 self._stopped.set()
                 async with asyncio.timeout(_STOP_TIMEOUT_SECONDS):
-                    await asyncio.gather(*tasks)
+                    await asyncio.gather(*tasks, *self._looking)
         finally:
             await self._client.close()
 
-    async def _clerk(self, clerk: "_Clerk") -> None:
+    async def _clerk(self, clerk: Clerk) -> None:
         await clerk.open_accounts(ACCOUNTS_PER_TENANT)
         while not self._stopped.is_set():
             await clerk.turn(self._random)
-            await asyncio.sleep(len(self._tenants) / self._per_second)  # the rate; nothing is waited for
+            await asyncio.sleep(len(self.tenants) / self._per_second)  # the rate; nothing is waited for
+        await clerk.finish()
 
-    async def publish(self, subject: str, body: bytes, message_id: str) -> None:
+    async def send(
+        self,
+        tenant: str,
+        name: str,
+        body: dict[str, Any],
+        *,
+        reference: str | None = None,
+        applied: Heard | None = None,
+        follows: bool = False,
+        refused: str = "",
+    ) -> Command:
+        """`applied` gets the result, if it is ever heard."""
+        command_id, data = uuid4(), json.dumps(body).encode()
+        command = Command(f"billing.v1.cmd.{tenant}.{name}", data, command_id)
+        if applied is not None:
+            self._waiting[command_id] = applied
+        await self._publish(command.subject, data, str(command_id), self._reply_to(command_id))
+        self.history.acknowledged(Sent(tenant, name, command_id, reference, follows=follows, refused=refused))
+        return command
+
+    async def send_malformed(self, tenant: str, what: nonsense.Malformed) -> None:
+        command_id = uuid4()
+        message_id = what.message_id or str(command_id)
+        headers = self._reply_to(command_id) | what.headers
+        await self._publish(f"billing.v1.cmd.{tenant}.{what.command}", what.body, message_id, headers)
+        self.history.acknowledged(Sent(tenant, what.command, command_id, None, malformed=True, message_id=message_id))
+
+    async def send_again(self, command: Command, number: int) -> None:
+        """With the same body: a client that lost its memory. Past the stream's own deduplication by another message id, or,
+        when its window is over, by the same one."""
+        message_id = f"{command.command_id}:again-{number}" if number % 2 else str(command.command_id)
+        await self._publish(command.subject, command.data, message_id, self._reply_to(command.command_id))
+        self.history.sent_again(command.command_id)
+
+    async def send_another_body(self, payment: Command, number: int) -> None:
+        """Under a command id that is taken."""
+        headers = {"Billing-Reply-To": f"{self._inbox}.{_REUSED}{payment.command_id}"}
+        message_id = f"{payment.command_id}:reused-{number}"
+        await self._publish(payment.subject, nonsense.other_body(payment.data), message_id, headers)
+        self.history.sent_with_another_body(payment.command_id)
+
+    def _reply_to(self, command_id: UUID) -> dict[str, str]:
+        return {"Billing-Reply-To": f"{self._inbox}.{command_id}"}
+
+    async def _publish(self, subject: str, body: bytes, message_id: str, headers: dict[str, str]) -> None:
         """Returns with the PubAck, however often it takes."""
         jetstream = self._client.jetstream()
-        headers = {"Nats-Msg-Id": message_id, "Billing-Reply-To": f"{self._inbox}.{message_id[:36]}"}
+        headers = {"Nats-Msg-Id": message_id} | headers
         while True:
             try:
                 await jetstream.publish(subject, body, timeout=_PUBACK_TIMEOUT_SECONDS, headers=headers)
@@ -94,116 +160,27 @@ class Workload:
             else:
                 return
 
-    async def send(
-        self,
-        tenant: str,
-        name: str,
-        body: dict[str, Any],
-        reference: str | None = None,
-        applied: Callable[[dict[str, Any]], None] | None = None,
-        follows: bool = False,
-    ) -> "_Repeatable":
-        """`applied` gets the result, if it is ever heard."""
-        command_id, data = uuid4(), json.dumps(body).encode()
-        subject = f"billing.v1.cmd.{tenant}.{name}"
-        if applied is not None:
-            self._waiting[command_id] = applied
-        await self.publish(subject, data, str(command_id))
-        self._history.acknowledged(Sent(tenant, name, command_id, reference, follows=follows))
-        return subject, data, command_id
-
-    async def send_malformed(self, tenant: str) -> None:
-        command_id = uuid4()
-        await self.publish(f"billing.v1.cmd.{tenant}.payment.record", b'{"amount": "much"', str(command_id))
-        self._history.acknowledged(Sent(tenant, "payment.record", command_id, None, malformed=True))
-
-    async def send_again(self, command: "_Repeatable", number: int) -> None:
-        """Past the stream's own deduplication, with the same body: a client that lost its memory."""
-        subject, data, command_id = command
-        await self.publish(subject, data, f"{command_id}:again-{number}")
-        self._history.sent_again(command_id)
-
     async def _answered(self, message: Msg) -> None:
-        command_id, outcome = UUID(message.subject.rpartition(".")[2]), json.loads(message.data)
-        self._history.answered(command_id, str(outcome["status"]))
-        if outcome["status"] == "applied" and (applied := self._waiting.pop(command_id, None)):
-            applied(outcome["result"])
+        token, outcome = message.subject.rpartition(".")[2], json.loads(message.data)
+        command_id, status = UUID(token.removeprefix(_REUSED)), str(outcome["status"])
+        if token.startswith(_REUSED):
+            self.history.reuse_answered(command_id, status, str((outcome["error"] or {}).get("code")))
+            return
+        self.history.answered(command_id, status)
+        if status == "applied":
+            self._look(command_id)
+            if applied := self._waiting.pop(command_id, None):
+                applied(outcome["result"])
 
+    def _look(self, command_id: UUID) -> None:
+        if self._witness is not None and self._random.random() < _WITNESSED_SHARE:
+            task = asyncio.create_task(self._ask(self._witness, command_id))
+            self._looking.add(task)
+            task.add_done_callback(self._looking.discard)
 
-_Repeatable = tuple[str, bytes, UUID]
-
-
-class _Clerk:
-    """One tenant's client."""
-
-    def __init__(self, workload: Workload, tenant: str) -> None:
-        self._workload, self._tenant = workload, tenant
-        self._number = self._payments = 0
-        self._accounts: list[UUID] = []
-        self._recent: deque[_Repeatable] = deque(maxlen=_REMEMBERED)
-        self._drafts: deque[tuple[str, str]] = deque()  # account and invoice, as in the next one
-        self._issued: deque[tuple[str, str]] = deque()
-
-    async def open_accounts(self, count: int) -> None:
-        for _ in range(count):
-            account = uuid4()
-            body = {"account_id": str(account), "patient": "Patient/1", "currency": "AFN"}
-            await self._send("account.open", body)
-            self._accounts.append(account)
-
-    async def turn(self, chance: random.Random) -> None:
-        """A payment, and now and then something else with it."""
-        self._number += 1
-        account = str(chance.choice(self._accounts))
-        payment_id = await self._pay(account, chance.randint(10, 9999))
-        if self._number % 7 == 0:  # a command that depends on the one just sent
-            refund = {"payment_id": payment_id, "amount_minor": 1, "reason": "asked"}
-            await self._send("payment.refund", refund, follows=True)
-        if self._number % 5 == 0:
-            body = {"account_id": account, "lines": [LINE]}
-            await self._send("invoice.create", body, applied=partial(self._drafted, account))
-        if self._drafts:
-            await self._issue(*self._drafts.popleft())
-        if self._issued:
-            account, invoice_id = self._issued.popleft()
-            part = chance.randint(1, LINE_MINOR)
-            await self._pay(account, part + chance.randint(0, 5), [{"invoice_id": invoice_id, "amount_minor": part}])
-        if self._number % 11 == 0:
-            await self._workload.send_again(chance.choice(self._recent), self._number)
-        if self._number % 97 == 0:
-            await self._workload.send_malformed(self._tenant)
-
-    async def _pay(self, account: str, amount_minor: int, allocations: Sequence[dict[str, Any]] = ()) -> str:
-        self._payments += 1
-        payment_id, reference = str(uuid4()), f"{self._tenant[-3:]}-{self._payments}"
-        body = {
-            "payment_id": payment_id,
-            "account_id": account,
-            "amount": {"amount_minor": amount_minor, "currency": "AFN"},
-            "method": "cash",
-            "reference": reference,
-            "allocations": allocations,
-        }
-        await self._send("payment.record", body, reference)
-        return payment_id
-
-    async def _issue(self, account: str, invoice_id: str) -> None:
-        await self._send(
-            "invoice.issue", {"invoice_id": invoice_id}, applied=lambda _: self._issued.append((account, invoice_id))
-        )
-
-    def _drafted(self, account: str, result: dict[str, Any]) -> None:
-        self._drafts.extend((account, str(document["invoice_id"])) for document in result["documents"])
-
-    async def _send(
-        self,
-        name: str,
-        body: dict[str, Any],
-        reference: str | None = None,
-        applied: Callable[[dict[str, Any]], None] | None = None,
-        follows: bool = False,
-    ) -> None:
-        self._recent.append(await self._workload.send(self._tenant, name, body, reference, applied, follows))
+    async def _ask(self, witness: Witness, command_id: UUID) -> None:
+        if (committed := await witness.committed(command_id)) is not None:
+            self.history.looked(command_id, committed)
 
 
 async def _ignore(_error: Exception) -> None:

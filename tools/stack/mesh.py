@@ -174,11 +174,17 @@ class Mesh:
             stopped.result()
 
     def add_process(
-        self, role: ServiceRole, name: str | None = None, *, env: Mapping[str, str] | None = None
+        self,
+        role: ServiceRole,
+        name: str | None = None,
+        *,
+        env: Mapping[str, str] | None = None,
+        prefix: Sequence[str] = (),
     ) -> RoleProcess:
         """One more process of a role, not started yet: `add_process("handlers", "handlers-2").start()`.
 
-        `env` for example `{"HANDLER_GROUPS": "payments"}`. Raises ValueError for a name that is taken.
+        `prefix` is a program that becomes the role, `env` for example `{"HANDLER_GROUPS": "payments"}`. Raises ValueError for a
+        name that is taken.
         """
         name = name or role
         if name in self._processes:
@@ -186,7 +192,12 @@ class Mesh:
         # Pid files lie one level below the stack, where a later start finds what outlived a crash.
         directory = self.stack.directory / f"{self.name or 'role'}-{name}"
         process = RoleProcess(
-            name, role, directory=directory, log_path=self.logs / f"{name}.log", env=self.env(role) | dict(env or {})
+            name,
+            role,
+            directory=directory,
+            log_path=self.logs / f"{name}.log",
+            env=self.env(role) | dict(env or {}),
+            prefix=prefix,
         )
         self._processes[name] = process
         return process

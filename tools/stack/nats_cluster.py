@@ -13,6 +13,7 @@ from tools.stack.process import StackError
 
 SIZE = 3
 _HOST = "127.0.0.1"
+_NOWHERE = f"{_HOST}:1"  # refused at once
 _FIXED = "a cluster's users and mapping are fixed at its start"
 
 
@@ -24,8 +25,10 @@ class NatsCluster(NatsServer):
 
     replicas = SIZE
 
-    def __init__(self, directory: Path, *, sync_interval: str = "always") -> None:
+    def __init__(self, directory: Path, *, sync_interval: str = "always", bridged: bool = False) -> None:
+        """`bridged`: each node reaches each other at a port of its own (`bridges`), where somebody has to pass on what comes."""
         self.name = directory.name
+        self._bridged = bridged
         tls = _certificates(directory.with_name(f"{directory.name}-tls"))
         first, *others = (directory.with_name(f"{directory.name}-{number}") for number in range(1, SIZE + 1))
         super().__init__(first, sync_interval=sync_interval, tls=tls)
@@ -36,6 +39,8 @@ class NatsCluster(NatsServer):
             for number, place in enumerate((first, *others), start=1)
         }
         self.tls = tls
+        # By (from, to): the port that is dialled, and the port that listens.
+        self.bridges: dict[tuple[str, str], tuple[int, int]] = {}
 
     def url(self, user: str) -> str:
         """All nodes' URLs, comma-separated."""
@@ -51,8 +56,7 @@ class NatsCluster(NatsServer):
         }
 
     def launch(self) -> None:
-        if not self._state_path.exists():
-            self._configure()
+        self.configure()
         for node in self.nodes.values():
             node.launch()
 
@@ -78,18 +82,31 @@ class NatsCluster(NatsServer):
         self.stop()
         return self.start()
 
-    def _configure(self) -> None:
-        routes = free_ports(SIZE)
+    def configure(self) -> None:
+        """Choose ports and passwords, once."""
+        if self._state_path.exists():
+            return
+        listening = dict(zip(self.nodes, free_ports(SIZE), strict=True))
         passwords = {role: secrets.token_hex(16) for role in permissions.ROLES}
-        for (name, node), route in zip(self.nodes.items(), routes, strict=True):
-            node.write_state({"server_name": name, "passwords": passwords, "cluster": self._member(route, routes)})
+        for name, node in self.nodes.items():
+            others = {other: port for other, port in listening.items() if other != name}
+            if self._bridged:
+                ports = free_ports(len(others))
+                self.bridges |= {
+                    (name, other): (bridge, to) for bridge, (other, to) in zip(ports, others.items(), strict=True)
+                }
+                others = {other: self.bridges[name, other][0] for other in others}
+            member = self._member(listening[name], list(others.values()))
+            node.write_state({"server_name": name, "passwords": passwords, "cluster": member})
 
-    def _member(self, route: int, routes: list[int]) -> dict[str, Any]:
-        return {
+    def _member(self, listening: int, routes: list[int]) -> dict[str, Any]:
+        member = {
             "name": self.name,
-            "listen": f"{_HOST}:{route}",
-            "routes": [f"nats-route://{_HOST}:{port}" for port in routes if port != route],
+            "listen": f"{_HOST}:{listening}",
+            "routes": [f"nats-route://{_HOST}:{port}" for port in routes],
         }
+        # What nodes tell each other about a third must not lead round the bridge.
+        return member | ({"advertise": _NOWHERE} if self._bridged else {})
 
 
 def _certificates(directory: Path) -> TlsFiles:

@@ -7,7 +7,7 @@ import secrets
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -62,6 +62,7 @@ class PostgresServer:
         # SIGQUIT is PostgreSQL's immediate shutdown: it takes its children with it.
         self._process = ServerProcess("postgres", directory, death_signal=signal.SIGQUIT)
         self._state_path = directory / "state.json"
+        self.prefix: Sequence[str] = ()  # a program that becomes the server, with its arguments
 
     def __enter__(self) -> Self:
         return self if self.is_running() else self.start()
@@ -94,7 +95,7 @@ class PostgresServer:
         with locked(passable(self.directory) / "state.lock"):
             if not self._state_path.exists():
                 self._create_cluster()
-        command = [str(postgres_binaries() / "postgres"), "-D", str(self.data), "-p", str(self.port)]
+        command = [*self.prefix, str(postgres_binaries() / "postgres"), "-D", str(self.data), "-p", str(self.port)]
         self._process.launch(command, run_as=server_identity())
 
     def wait_ready(self) -> None:

@@ -4,7 +4,7 @@ import json
 import signal
 import sys
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -23,9 +23,17 @@ class RoleProcess:
     """One process of a role. It keeps its ports and its log over restarts, and dies with the process that started it."""
 
     def __init__(
-        self, name: str, role: ServiceRole, *, directory: Path, log_path: Path, env: Mapping[str, str]
+        self,
+        name: str,
+        role: ServiceRole,
+        *,
+        directory: Path,
+        log_path: Path,
+        env: Mapping[str, str],
+        prefix: Sequence[str] = (),
     ) -> None:
-        self.name, self.role, self.env = name, role, dict(env)
+        """`prefix`: a program that becomes the role, with its arguments."""
+        self.name, self.role, self.env, self._prefix = name, role, dict(env), prefix
         self._process = ServerProcess(name, directory)
         self._process.log_path = log_path
 
@@ -47,7 +55,7 @@ class RoleProcess:
     def launch(self) -> None:
         """Start without waiting; follow with `wait_ready`. Changes made to `env` before count."""
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "tools.cli", self.role]
+        command = [*self._prefix, sys.executable, "-m", "tools.cli", self.role]
         # What a killed process leaves behind lies in the stack and goes with it. Two arenas, as in the image.
         given = {"PYTHONPATH": str(PROJECT_ROOT), "TMPDIR": str(self._process.directory), "MALLOC_ARENA_MAX": "2"}
         self._process.directory.mkdir(parents=True, exist_ok=True)
