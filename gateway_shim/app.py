@@ -50,7 +50,7 @@ def create_app(
         ),
         StarletteRoute(routes.WEBHOOKS, _ByMethod({"POST": received.receive})),
     ]
-    return Edge(Router(table, redirect_slashes=False, default=_nothing_here), in_flight_max=in_flight_max)
+    return Edge(_Routes(table), in_flight_max=in_flight_max)
 
 
 Endpoint = Callable[[Request], Any]
@@ -138,7 +138,8 @@ def _outcome(route: Route, outcome: Outcome) -> Response:
         raise problems.of_mesh(outcome.error, str(outcome.command_id) if outcome.command_id else None)
     status = route.status if outcome.status == "applied" else 200
     position = {POSITION_HEADER: outcome.position} if outcome.position else {}
-    return _json(outcome.model_dump(mode="json", exclude={"error"}), status, position)
+    content = outcome.model_dump_json(exclude={"error"})
+    return Response(content, status, headers=position, media_type="application/json")
 
 
 def _span(
@@ -160,6 +161,23 @@ def _json(body: dict[str, Any], status: int, extra: dict[str, str]) -> Response:
 
 async def _to_reference(_request: Request) -> Response:
     return RedirectResponse("/docs", 307)
+
+
+class _Routes:
+    """Paths without parameters are looked up; only the others are tried one after another."""
+
+    def __init__(self, table: list[StarletteRoute]) -> None:
+        self._fixed = {route.path: route for route in table if not route.param_convertors}
+        others = [route for route in table if route.param_convertors]
+        self._others = Router(others, redirect_slashes=False, default=_nothing_here)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        route = self._fixed.get(scope["path"])
+        if route is None:
+            await self._others(scope, receive, send)
+            return
+        scope["route"], scope["path_params"] = route, {}
+        await route.handle(scope, receive, send)
 
 
 class _ByMethod:
