@@ -121,8 +121,10 @@ async def scene_of(seed: int, *, cluster: bool = False) -> AsyncIterator[Scene]:
             stack.postgres.prefix = clocks[POSTGRES].prefix
         nodes = NatsCluster(stack.directory / "cluster", bridged=True) if cluster else None
         mesh = Mesh(stack, tenants=TENANTS, roles=(), nats=nodes, env=nodes.env() if nodes else None)
-        resources.push_async_callback(asyncio.to_thread, mesh.stop)
+        resources.push_async_callback(asyncio.to_thread, stack.stop)
+        await asyncio.to_thread(stack.start)
         bridges = await _started(nodes, resources) if nodes else None
+        resources.push_async_callback(asyncio.to_thread, mesh.stop)
         await asyncio.to_thread(mesh.start)
         to_postgres = await resources.enter_async_context(Proxy(stack.postgres.port))
         to_nats = None if nodes else await resources.enter_async_context(NatsProxy(mesh.nats.port))
