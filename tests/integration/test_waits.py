@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from random import Random
+from statistics import fmean
 
 import pytest
 
@@ -40,16 +41,19 @@ def test_after_an_outage_every_command_waits_longer_for_a_while() -> None:
 
 
 @pytest.mark.parametrize("replicas", [2, 3, 8])
-def test_more_replicas_do_not_make_it_wait_longer(replicas: int) -> None:
-    """Whoever gets it next is chosen by the dice, as by the server."""
-    chance = Random(replicas)
+def test_more_replicas_do_not_make_it_wait_much_longer(replicas: int) -> None:
+    """Whoever gets it next is chosen by the dice, as by the server. Not known by whom, nor why, it was given back before, so not as
+    short as with one."""
+    chance, waited_seconds = Random(replicas), list[float]()
     for _ in range(100):
         processes = [Waits() for _ in range(replicas)]
         seconds, delivered = 0.0, 1
         while (waits := chance.choice(processes)).may_wait(delivery(delivered)):
             seconds += retry_delay_seconds(waits.add(delivery(delivered)))
             delivered += 1
-        assert seconds <= 1.5 * ONE_REPLICA_AT_MOST_SECONDS
+        waited_seconds.append(seconds)
+    assert fmean(waited_seconds) <= ONE_REPLICA_AT_MOST_SECONDS / 2
+    assert max(waited_seconds) <= 2 * ONE_REPLICA_AT_MOST_SECONDS
 
 
 def test_what_an_outage_has_postponed_in_between_is_not_counted() -> None:
