@@ -42,8 +42,9 @@ def test_after_an_outage_every_command_waits_longer_for_a_while() -> None:
 
 @pytest.mark.parametrize("replicas", [2, 3, 8])
 def test_more_replicas_do_not_make_it_wait_much_longer(replicas: int) -> None:
-    """Whoever gets it next is chosen by the dice, as by the server. Not known by whom, nor why, it was given back before, so not as
-    short as with one."""
+    """Whoever gets it next is chosen by the dice, as by the server. Not known why others gave it back before: not as
+    short as with one.
+    """
     chance, waited_seconds = Random(replicas), list[float]()
     for _ in range(100):
         processes = [Waits() for _ in range(replicas)]
