@@ -25,6 +25,7 @@ DRAIN_BYTES = 1024 * 1024
 MAX_QUERY_BYTES = 4_096
 
 _IDEMPOTENCY_KEY = re.compile(r"[\x20-\x7e]{1,255}")
+_LENGTH = re.compile(r"[0-9]{1,18}")  # a longer one is no length, and int() refuses thousands of digits
 _WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _JSON = re.compile(r'application/json *(; *charset *= *"?utf-8"? *)?', re.IGNORECASE)
 
@@ -49,7 +50,7 @@ async def command_payload(request: Request, route: Route, tenant_id: str, max_by
     raw = await read_body(request, max_bytes)
     body = _object(request, raw) if raw else {}
     for field, value in request.path_params.items():
-        if field in body and str(body[field]).lower() != value.lower():
+        if field in body and not _same(body[field], value):
             raise HttpProblem(
                 ShimCode.PATH_BODY_MISMATCH, errors=[_field(field, "path_mismatch", "differs from the path")]
             )
@@ -57,6 +58,11 @@ async def command_payload(request: Request, route: Route, tenant_id: str, max_by
     if request.query_params:
         raise HttpProblem(ShimCode.MALFORMED_REQUEST, "this route takes no query parameters")
     return _validated(route, body, tenant_id)
+
+
+def _same(given: Any, value: str) -> bool:
+    """Path parameters are text in JSON; anything else differs, and may be nested too deeply to be written as text."""
+    return isinstance(given, str) and given.lower() == value.lower()
 
 
 def query_payload(request: Request, route: Route, tenant_id: str) -> bytes:
@@ -97,7 +103,7 @@ def _validated(route: Route, body: dict[str, Any], tenant_id: str) -> bytes:
 async def read_body(request: Request, max_bytes: int) -> bytes:
     """The raw body; never more of it in memory than `max_bytes`. Raises HttpProblem (408, 413)."""
     announced = request.headers.get("content-length", "0")
-    total = int(announced) if announced.isdecimal() else 0
+    total = int(announced) if _LENGTH.fullmatch(announced) else 0
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_TIMEOUT_SECONDS):
