@@ -77,4 +77,6 @@ def _is_worker(config: pytest.Config) -> bool:
 
 
 def _all_pure(arguments: list[str]) -> bool:
-    return bool(arguments) and all("tests/domain" in argument for argument in arguments)
+    return bool(arguments) and all(
+        any(pure in argument for pure in ("tests/domain", "tests/fuzz")) for argument in arguments
+    )
