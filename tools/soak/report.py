@@ -29,8 +29,8 @@ Written by `make soak`. Everything runs on one machine of {cores} cores, the loa
   PostgreSQL's connections by role, sizes and rows of every relation; NATS connections, subscriptions, streams and consumers;
   the number of metric series of every role.
 - Limits compare the run with itself: the last fifth of the samples with the second, the first being warm-up; for latency the
-  last third of the windows of {window_seconds:g} s with the first. For what is counted (files, connections, consumers) the
-  least of the last fifth is compared with the most of the second.
+  last third of the windows of {window_seconds:g} s with the first. Medians are compared; of NATS connections, subscriptions
+  and consumers the least of the last fifth with the most of the second, of sizes the most with the most.
 - Servers' memory is judged where their second fifth begins {settle:g} s or more after the load: until then NATS fills its
   windows of message ids and PostgreSQL its shared buffers.
 - At the end every command has to have one answer, one effect and its events, and every tenant's books have to verify.
