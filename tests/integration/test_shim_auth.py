@@ -13,7 +13,7 @@ import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, OctKey, RSAKey
 
-from gateway_shim import jwks
+from gateway_shim import auth, jwks
 from tests.integration.shim_peer import Peer, peer
 from tests.integration.shim_support import Api, api, payment
 from tools.sandbox.issuer import ALGORITHMS, Algorithm, Issuer
@@ -252,3 +252,33 @@ def test_only_public_signature_keys_are_used() -> None:
     for document in (b"[]", b"{}", b'{"keys": {}}', b'{"keys": []}', b"<html>", json.dumps({"keys": refused}).encode()):
         with pytest.raises(ValueError):
             jwks.usable_keys(document)
+
+
+async def test_a_token_that_was_verified_still_expires(nats_server: NatsServer, issuer: Issuer, handlers: Peer) -> None:
+    async with api(nats_server, issuer) as shim:
+        expires_at = int(time.time()) + 2
+        token = issuer.mint(shim.tenant, ["billing.read"], exp=expires_at)
+        assert (await _get(shim, token)).status_code == 200
+        assert (await _get(shim, token)).status_code == 200
+        await asyncio.sleep(expires_at + 0.05 - time.time())  # the clock is what it is about
+        assert _refusal(await _get(shim, token)) == (401, "token_expired")
+
+
+async def test_verified_tokens_are_kept_in_a_bounded_number(
+    nats_server: NatsServer, issuer: Issuer, handlers: Peer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each call of `jwt.decode` is a token that was not known."""
+    verified: list[str] = []
+    decode = jwt.decode
+
+    def counted(token: str, *arguments: Any, **named: Any) -> jwt.Token:
+        verified.append(token)
+        return decode(token, *arguments, **named)
+
+    monkeypatch.setattr(auth, "MAX_VERIFIED", 2)
+    monkeypatch.setattr(jwt, "decode", counted)
+    async with api(nats_server, issuer) as shim:
+        first, second, third = (issuer.mint(shim.tenant, ["billing.read"]) for _ in range(3))
+        for token in (first, second, first, third, second, first):
+            assert (await _get(shim, token)).status_code == 200
+    assert verified == [first, second, third, first]

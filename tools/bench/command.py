@@ -87,7 +87,8 @@ def measure(
         environment = summary.environment(*_versions(running))
         with rig.rig(Workload(plan.payments, plan.tenants), running, template) as (_, profiles):
             document = _headline(plan, running, profiles, environment, report)
-            document |= sweeps.measure(running, profiles, Workload(plan.payments, plan.tenants), sweep, report)
+            most = document["end_to_end"]["payments_per_second"]
+            document |= sweeps.measure(running, profiles, Workload(plan.payments, plan.tenants), sweep, most, report)
         document["tenants"] = _with_headline(sweeps.by_tenants(running, sweep, report), document, plan.tenants)
     return document | {"load_average_at_end": round(os.getloadavg()[0], 2)}
 

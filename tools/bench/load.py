@@ -2,7 +2,7 @@
 
 import asyncio
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import quantiles
 from typing import Any, NamedTuple
 
@@ -29,10 +29,11 @@ class Load(NamedTuple):
         return sum(map(len, self.figures.taken_ms.values())) / self.figures.seconds
 
 
-async def measure(mesh: Mesh, work: Workload, way: Way, kind: Kind, **given: Any) -> Load:
+async def measure(mesh: Mesh, work: Workload, kind: Kind, *ways: Way, **given: Any) -> Load:
     """`given`: fields of Job. Raises BenchError with the client's own words where it fails."""
-    tokens = {tenant: mesh.token(tenant) for tenant in work.tenant_ids}
-    job = Job(kind, way, mesh.nats_url("admin"), mesh.http_url, tokens, work, **given)
+    over_http = "http" in ways
+    tokens = {tenant: mesh.token(tenant) for tenant in work.tenant_ids} if over_http else {}
+    job = Job(kind, ways, mesh.nats_url("admin"), mesh.http_url if over_http else "", tokens, work, **given)
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
@@ -76,7 +77,7 @@ def _pids(mesh: Mesh) -> dict[str, Callable[[], int | None]]:
     return servers | {process.name: process.pid for process in mesh if process.is_running()}
 
 
-def percentiles(taken_ms: list[float]) -> dict[str, float]:
+def percentiles(taken_ms: Sequence[float]) -> dict[str, float]:
     """p50, p95 and p99."""
     cuts = quantiles(taken_ms, n=100, method="inclusive")
     return {f"p{percent}": round(cuts[percent - 1], 2) for percent in (50, 95, 99)}

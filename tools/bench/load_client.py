@@ -2,12 +2,12 @@
 
 python -m tools.bench.load_client < job     (a line of JSON, then any line to start; prints "ready", then the figures)
 
-Three ways of asking, over NATS or HTTP:
+Three kinds of load, over NATS or HTTP:
 
 - `open`: a command leaves when it is due, whether or not those before were answered, and its time runs from when it was due, so
   that a stall counts for all that would have come during it (coordinated omission avoided);
 - `closed`: so many clients, each with one command at a time: the rate that they get is what the system answers;
-- `lone`: one command at a time, NATS and HTTP by turns, so that what else the machine does meets both.
+- `lone`: one command at a time, over each of the ways by turns, so that what else the machine does meets both.
 """
 
 import asyncio
@@ -43,10 +43,13 @@ _CONNECTIONS = 256
 
 
 class Job(NamedTuple):
-    """`per_second` is of the open loop, `clients` of the closed one, `pairs` of the lone one. Tokens by tenant."""
+    """`per_second` is of the open loop, `clients` of the closed one, both of one way; `turns` of each way of the lone one.
+
+    `tokens` by tenant. `http_url` is empty where HTTP is not asked for.
+    """
 
     kind: Kind
-    way: Way
+    ways: tuple[Way, ...]
     nats_url: str
     http_url: str
     tokens: dict[str, str]
@@ -54,7 +57,7 @@ class Job(NamedTuple):
     seconds: float = 0.0
     per_second: int = 0
     clients: int = 0
-    pairs: int = 0
+    turns: int = 0
 
 
 class Figures(NamedTuple):
@@ -120,7 +123,8 @@ async def _asking(job: Job) -> AsyncIterator[dict[Way, _Asking]]:
         over_nats = _OverNats(nc)
         await over_nats.start()
         async with HttpClient(job.http_url, connections=_CONNECTIONS) as http:
-            yield {"nats": over_nats, "http": _OverHttp(http, job.tokens)}
+            found: dict[Way, _Asking] = {"nats": over_nats, "http": _OverHttp(http, job.tokens)}
+            yield {way: found[way] for way in job.ways}
     finally:
         await nc.close()
 
@@ -129,15 +133,14 @@ async def run(job: Job, go: Callable[[], Awaitable[None]]) -> Figures:
     """Connects, waits for `go`, asks. Raises BenchError for a command that is not applied, TimeoutError for one not answered."""
     async with _asking(job) as ways:
         if job.kind == "lone":
-            await _lone(islice(payments(job.workload), 2 * _WARM_UP), ways)
+            await _lone(islice(payments(job.workload), len(ways) * _WARM_UP), ways)
         await go()
         started, used = time.perf_counter(), _cpu_seconds()
         if job.kind == "lone":
-            taken = await _lone(islice(payments(job.workload), 2 * job.pairs), ways)
-        elif job.kind == "closed":
-            taken = {job.way: await _closed(job, ways[job.way])}
+            taken = await _lone(islice(payments(job.workload), len(ways) * job.turns), ways)
         else:
-            taken = {job.way: await _open(job, ways[job.way])}
+            ((way, ask),) = ways.items()
+            taken = {way: await (_closed if job.kind == "closed" else _open)(job, ask)}
         return Figures(taken, time.perf_counter() - started, _cpu_seconds() - used)
 
 

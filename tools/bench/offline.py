@@ -9,9 +9,7 @@ from typing import Any
 
 import orjson
 
-from tools.bench import gl_export, replay, statements
-
-MARK = "## Workers and replay"
+from tools.bench import gl_export, replay, report, statements
 
 
 def measure(entries: int, payments: int, documents: int) -> dict[str, Any]:
@@ -24,21 +22,9 @@ def measure(entries: int, payments: int, documents: int) -> dict[str, Any]:
 
 
 def write(figures: dict[str, Any], directory: Path) -> None:
-    """Adds the figures to `benchmarks.json` and a section to `benchmarks.md`, replacing those of an earlier run."""
-    path, page = directory / "benchmarks.json", directory / "benchmarks.md"
-    document = orjson.loads(path.read_bytes()) if path.exists() else {}
-    path.write_bytes(orjson.dumps(document | figures, option=orjson.OPT_INDENT_2) + b"\n")
-    text = page.read_text(encoding="utf-8") if page.exists() else "# Benchmarks\n\n"
-    page.write_text(text.partition(MARK)[0] + section(figures), encoding="utf-8")
-
-
-def section(figures: dict[str, Any]) -> str:
-    lines = [MARK, "", "| measured | figure | value |", "|---|---|---|"]
-    for name, values in figures.items():
-        for figure, value in values.items():
-            shown = f"{value:,.1f}" if isinstance(value, float) else f"{value:,}" if type(value) is int else str(value)
-            lines.append(f"| {name} | {figure} | {shown} |")
-    return "\n".join(lines) + "\n"
+    """Adds the figures to `benchmarks.json` and writes the page anew. FileNotFoundError before `billing bench`."""
+    document = orjson.loads((directory / "benchmarks.json").read_bytes())
+    report.write_report(document | figures, directory)
 
 
 def main() -> None:

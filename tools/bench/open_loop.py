@@ -1,99 +1,88 @@
-"""Latency at an offered load: commands leave when their moment comes, whether or not those before them were answered.
+"""Clients of one mesh, over NATS and over HTTP: latency at offered loads, and what many of them at once get answered.
 
-A command's time runs from the moment it was due, so that a stall counts for all that would have come during it (coordinated
-omission avoided).
+The clients are a process of their own (tools/bench/load_client.py), the same for both ways, and their CPU time is not the shim's.
 """
 
 import asyncio
-import time
-from collections.abc import Awaitable, Callable
-from itertools import islice
-from statistics import quantiles
-from uuid import uuid4
+from statistics import median
+from typing import Any, NamedTuple
 
-import httpx
-from nats.aio.client import Client
-from nats.aio.msg import Msg
-
-from schemas import headers
-from tools.bench.observe import BenchError
-from tools.bench.workload import Message, Workload, payments
+from schemas.tenant import TenantProfile
+from tools.bench.load import Load, percentiles
+from tools.bench.load import measure as load
+from tools.bench.load_client import Way
+from tools.bench.rig import TEMPLATE
+from tools.bench.workload import Workload
+from tools.stack import Stack
 from tools.stack.mesh import Mesh
 
-_LATE_SECONDS = 30.0
-
-Latencies = dict[str, float | int]
+_WARM_UP_CLIENTS = 16
 
 
-async def over_nats(nc: Client, work: Workload, per_second: int, seconds: float) -> Latencies:
-    """Percentiles in ms from when each command was due to its outcome. Raises BenchError where one is not answered."""
-    inbox, answered = nc.new_inbox(), dict[str, float]()
-    due: dict[str, float] = {}
-    complete = asyncio.Event()
-    total = int(per_second * seconds)
+class Loads(NamedTuple):
+    """Commands or requests per second that are offered; `clients` that wait for their answers before they ask again, of which
+    `rounds` are measured, NATS and HTTP by turns. `seconds` of each."""
 
-    async def take(message: Msg) -> None:
-        answered[message.subject] = time.perf_counter()
-        if len(answered) == total:
-            complete.set()
-
-    subscription = await nc.subscribe(f"{inbox}.*", cb=take)
-
-    async def send(message: Message, moment: float) -> None:
-        reply_to = f"{inbox}.{uuid4().hex}"
-        due[reply_to] = moment
-        await nc.publish(message.subject, message.body, headers=message.headers | {headers.REPLY_TO: reply_to})
-
-    await _paced(work, per_second, total, send)
-    try:
-        async with asyncio.timeout(_LATE_SECONDS):
-            await complete.wait()
-    except TimeoutError:
-        raise BenchError(f"{total - len(answered)} of {total} commands were not answered") from None
-    await subscription.unsubscribe()
-    return _percentiles(per_second, [(answered[reply] - moment) * 1_000 for reply, moment in due.items()])
+    nats: tuple[int, ...] = ()
+    http: tuple[int, ...] = ()
+    clients: tuple[int, ...] = ()
+    rounds: int = 1
+    seconds: float = 4.0
+    warm_up_seconds: float = 2.0
 
 
-async def over_http(mesh: Mesh, work: Workload, per_second: int, seconds: float) -> Latencies:
-    """The same through the shim. Raises BenchError for an answer that is not 201."""
-    tokens = {tenant: mesh.token(tenant) for tenant in work.tenant_ids}
-    taken: list[float] = []
-    limits = httpx.Limits(max_connections=64)
-    async with httpx.AsyncClient(base_url=mesh.http_url, timeout=_LATE_SECONDS, limits=limits) as http:
+def measure(
+    stack: Stack, profiles: list[TenantProfile], work: Workload, loads: Loads, most_per_second: float
+) -> dict[str, Any]:
+    """`latency` by way, `half_rate` (at half of `most_per_second`, over NATS) and `shim`, for the JSON document.
 
-        async def ask(message: Message, moment: float) -> None:
-            fields = {
-                "Authorization": f"Bearer {tokens[message.subject.split('.')[3]]}",
-                "Idempotency-Key": str(uuid4()),
-            }
-            response = await http.post(
-                "/v1/payments", content=message.body, headers=fields | {"Content-Type": "application/json"}
-            )
-            if response.status_code != httpx.codes.CREATED:
-                raise BenchError(f"POST /v1/payments answered {response.status_code}: {response.text[:200]}")
-            taken.append((time.perf_counter() - moment) * 1_000)
-
-        async with asyncio.TaskGroup() as tasks:
-
-            async def send(message: Message, moment: float) -> None:
-                tasks.create_task(ask(message, moment))
-
-            await _paced(work, per_second, int(per_second * seconds), send)
-    return _percentiles(per_second, taken)
+    Raises BenchError where a command is not applied.
+    """
+    with Mesh.isolated(stack, template=TEMPLATE) as mesh:
+        mesh.tenants.add(*profiles)
+        return asyncio.run(_measure(mesh, work, loads, most_per_second))
 
 
-async def _paced(
-    work: Workload, per_second: int, total: int, send: Callable[[Message, float], Awaitable[None]]
-) -> None:
-    started = time.perf_counter()
-    for number, message in enumerate(islice(payments(work), total)):
-        moment = started + number / per_second
-        if (early := moment - time.perf_counter()) > 0:
-            await asyncio.sleep(early)
-        await send(message, moment)
+async def _measure(mesh: Mesh, work: Workload, loads: Loads, most_per_second: float) -> dict[str, Any]:
+    for way in ("nats", "http"):  # plans, pools and caches
+        await load(mesh, work, "closed", way, clients=_WARM_UP_CLIENTS, seconds=loads.warm_up_seconds)
+    offered: dict[Way, tuple[int, ...]] = {"nats": loads.nats, "http": loads.http}
+    return {
+        "shim": [await _closed(mesh, work, clients, loads) for clients in loads.clients],
+        "half_rate": await _open(mesh, work, "nats", round(most_per_second / 2), loads),
+        "latency": {
+            way: [await _open(mesh, work, way, per_second, loads) for per_second in rates]
+            for way, rates in offered.items()
+        },
+    }
 
 
-def _percentiles(per_second: int, taken: list[float]) -> Latencies:
-    cuts = quantiles(taken, n=100, method="inclusive")
-    found = {f"p{percent}": round(cuts[percent - 1], 2) for percent in (50, 95, 99)}
-    return {"offered_per_second": per_second, "count": len(taken), **found}
+async def _open(mesh: Mesh, work: Workload, way: Way, per_second: int, loads: Loads) -> dict[str, Any]:
+    found = await load(mesh, work, "open", way, per_second=per_second, seconds=loads.seconds)
+    taken = found.figures.taken_ms[way]
+    return {
+        "offered_per_second": per_second,
+        "count": len(taken),
+        "per_second": round(found.per_second, 1),
+    } | percentiles(taken)
+
+
+async def _closed(mesh: Mesh, work: Workload, clients: int, loads: Loads) -> dict[str, Any]:
+    found: dict[Way, list[Load]] = {"nats": [], "http": []}
+    for _ in range(loads.rounds):
+        for way, runs in found.items():
+            runs.append(await load(mesh, work, "closed", way, clients=clients, seconds=loads.seconds))
+    rates = {way: median(run.per_second for run in runs) for way, runs in found.items()}
+    return {
+        "clients": clients,
+        "ratio": round(rates["http"] / rates["nats"], 3),
+        **{way: _figures(way, rates[way], runs) for way, runs in found.items()},
+    }
+
+
+def _figures(way: Way, per_second: float, runs: list[Load]) -> dict[str, Any]:
+    used = {name: round(median(run.cpu_us[name] for run in runs), 1) for name in runs[0].cpu_us}
+    taken = [ms for run in runs for ms in run.figures.taken_ms[way]]
+    return {"per_second": round(per_second, 1), "cpu_us": used | {"total": round(sum(used.values()), 1)}} | percentiles(
+        taken
+    )

@@ -32,7 +32,9 @@ Written by `make bench`; figures are of the machine below and move with what els
   uvloop (`tools/bench/ordinary.py`). One process each. Its form here: {ordinary}{how}.
 - Runs alternate between the two; figures are medians of {repeat}. After every run the payments, ledger rows, inbox and
   events are counted and each tenant's books are verified; a run that fails this ends the benchmark.
-- A lone command is published when the one before it was answered; its time ends with the outcome on its reply inbox.
+- A lone command is published when the one before it was answered; its time ends with the outcome on its reply inbox. Over
+  HTTP and over NATS by turns, by one client process that keeps its connections.
+- Rates for other numbers of tenants, and of the database alone, are medians of runs by turns.
 - CPU is user and system time of the process and its children, from the first payment to the last event.
 """
 
@@ -62,7 +64,7 @@ def markdown(document: dict[str, Any]) -> str:
     parts = ["# Benchmarks", method.strip(), "## Figures"]
     parts += [f"**{title}**\n\n{_markdown_table(columns, rows)}" for title, columns, rows in _tables(document)]
     parts += sections(document, _markdown_table)
-    parts += ["## What limits it", _limits(document), "## Environment", _environment(environment)]
+    parts += ["## Environment", _environment(environment)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -101,19 +103,6 @@ def _latencies(document: dict[str, Any]) -> list[list[str]]:
 
 def _cpu(used: dict[str, dict[str, float]]) -> list[list[str]]:
     return [[label, *(f"{used[label][name]:,.0f}" for name in _PROCESSES)] for label in ("mesh", "ordinary")]
-
-
-def _limits(document: dict[str, Any]) -> str:
-    used, cores = document["cpu_us_per_payment"]["mesh"], document["environment"]["cores"]
-    shares = ", ".join(f"{name} {used[name] / used['total']:.0%}" for name in _PROCESSES[:-1])
-    rate = document["end_to_end"]["to_last_event"]["payments_per_second"]
-    busy = rate * used["total"] / 1e6
-    return (
-        f"One payment of the mesh costs {used['total']:,.0f} µs of CPU ({shares}). At {rate:,.0f} payments/s that keeps "
-        f"{busy:.1f} of {cores} cores busy. The consumer is one Python process: it alone cannot pass "
-        f"{1e6 / used['consumer']:,.0f} payments/s, and with every core in use all of it cannot pass "
-        f"{cores * 1e6 / used['total']:,.0f}."
-    )
 
 
 def _busy(environment: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import nats
 from nats.aio.client import Client
 
 from schemas.tenant import TenantProfile
-from tools.bench import latency, observe, throughput, workload
+from tools.bench import load, observe, throughput, workload
 from tools.bench.observe import CpuMeter
 from tools.bench.ordinary import GROUP
 from tools.bench.proof import prove
@@ -29,11 +29,14 @@ class Conditions(NamedTuple):
     """What a run differs in. `warm_up`: payments consumed before the clock, so that pools and plans are there when it starts.
 
     `relay`: whether `billing worker` runs; where it does not, it is started afterwards and its rate is taken.
+    `handlers`, `workers`: processes of each.
     """
 
     warm_up: int = 2_000
     relay: bool = True
     env: tuple[tuple[str, str], ...] = ()
+    handlers: int = 1
+    workers: int = 1
 
 
 class Cost(NamedTuple):
@@ -77,8 +80,11 @@ def run(
     with Mesh.isolated(stack, template=TEMPLATE, roles=roles, env=dict(conditions.env)) as mesh:
         mesh.tenants.add(*profiles)
         process = consumer(mesh, variant)
+        others = [mesh.add_process("handlers", f"handlers-{number}") for number in range(2, conditions.handlers + 1)]
+        for number in range(2, conditions.workers + 1):
+            mesh.add_process("worker", f"worker-{number}").start()
         try:
-            return asyncio.run(_run(mesh, process, work, variant, conditions, lone, progress))
+            return asyncio.run(_run(mesh, [process, *others], work, variant, conditions, lone, progress))
         finally:
             process.stop()
 
@@ -108,30 +114,31 @@ async def _tried(mesh: Mesh, process: RoleProcess, work: Workload, label: str, p
     nc = await nats.connect(mesh.nats_url("admin"))
     try:
         await asyncio.to_thread(process.start)
-        return await _throughput(nc, mesh, process, work, label, progress, relay=True)
+        return await _throughput(nc, mesh, [process], work, label, progress, relay=True)
     finally:
         await nc.close()
 
 
 async def _run(
     mesh: Mesh,
-    process: RoleProcess,
+    consumers: list[RoleProcess],
     work: Workload,
     variant: Variant,
     conditions: Conditions,
     lone: int,
     progress: Progress,
 ) -> Result:
-    nc = await nats.connect(mesh.nats_url("admin"))
+    nc, process = await nats.connect(mesh.nats_url("admin")), consumers[0]
     try:
-        await asyncio.to_thread(process.start)
+        for each in consumers:
+            await asyncio.to_thread(each.start)
         await _warm_up(nc, work._replace(payments=conditions.warm_up), conditions.relay)
         wal, sizes = observe.wal_bytes(mesh.stack.postgres), _sizes(process, variant)
-        measured = await _throughput(nc, mesh, process, work, str(variant), progress, relay=conditions.relay)
+        measured = await _throughput(nc, mesh, consumers, work, str(variant), progress, relay=conditions.relay)
         cost = _cost(mesh, process, variant, work, wal, sizes)
         drained = None if conditions.relay else await _drained(nc, mesh, work, conditions)
         await prove(mesh.dsn, work.tenant_ids[:_VERIFIED_TENANTS], work.payments + conditions.warm_up)
-        lone_ms, lone_http_ms = await _lone(nc, mesh, work, variant, lone) if lone else ([], [])
+        lone_ms, lone_http_ms = await _lone(mesh, work, variant, lone) if lone else ([], [])
     finally:
         await nc.close()
     return Result(variant, measured, lone_ms, lone_http_ms, cost, drained)
@@ -146,16 +153,28 @@ async def _warm_up(nc: Client, work: Workload, relay: bool) -> None:
 
 
 async def _throughput(
-    nc: Client, mesh: Mesh, process: RoleProcess, work: Workload, label: str, progress: Progress, *, relay: bool
+    nc: Client, mesh: Mesh, consumers: list[RoleProcess], work: Workload, label: str, progress: Progress, *, relay: bool
 ) -> Throughput:
     await observe.pause(nc, GROUP)
     await workload.prefill(nc, work, lambda done: progress(f"{label}: filling the stream", done))
     # What earlier runs left to be written must not be written during this one.
     await asyncio.to_thread(mesh.stack.postgres.execute, "CHECKPOINT")
-    pids = {"consumer": process.pid, "postgres": mesh.stack.postgres.pid, "nats": mesh.nats.pid}
+    pids = {"postgres": mesh.stack.postgres.pid, "nats": mesh.nats.pid} | {each.name: each.pid for each in consumers}
     if relay:
-        pids["worker"] = mesh["worker"].pid
-    return await throughput.measure(nc, work.payments, CpuMeter(pids), lambda done: progress(label, done), relay=relay)
+        pids |= {each.name: each.pid for each in mesh if each.role == "worker"}
+    measured = await throughput.measure(
+        nc, work.payments, CpuMeter(pids), lambda done: progress(label, done), relay=relay
+    )
+    return measured._replace(cpu_seconds=_by_role(measured.cpu_seconds, {each.name for each in consumers}))
+
+
+def _by_role(used: dict[str, float], consumers: set[str]) -> dict[str, float]:
+    """Replicas of a role in one figure: `consumer`, `postgres`, `nats`, `worker`."""
+    found: dict[str, float] = {}
+    for name, seconds in used.items():
+        role = "consumer" if name in consumers else "worker" if name.startswith("worker") else name
+        found[role] = found.get(role, 0.0) + seconds
+    return {role: found[role] for role in ("consumer", "postgres", "nats", "worker") if role in found}
 
 
 async def _drained(nc: Client, mesh: Mesh, work: Workload, conditions: Conditions) -> float:
@@ -192,11 +211,9 @@ def _sizes(process: RoleProcess, variant: Variant) -> tuple[float, ...]:
     return tuple(figure for pair in found for figure in pair)
 
 
-async def _lone(
-    nc: Client, mesh: Mesh, work: Workload, variant: Variant, count: int
-) -> tuple[list[float], list[float]]:
-    over_nats = await latency.over_nats(nc, work, count)
+async def _lone(mesh: Mesh, work: Workload, variant: Variant, count: int) -> tuple[list[float], list[float]]:
     if variant != MESH:
-        return over_nats, []
+        return (await load.measure(mesh, work, "lone", "nats", turns=count)).figures.taken_ms["nats"], []
     await asyncio.to_thread(mesh.add_process("api").start)
-    return over_nats, await latency.over_http(mesh, work, count)
+    taken = (await load.measure(mesh, work, "lone", "nats", "http", turns=count)).figures.taken_ms
+    return taken["nats"], taken["http"]

@@ -1,20 +1,16 @@
-"""What moves the rate: tenants, the batch limit, a hot account, the relay; and what the parts do by themselves."""
+"""What moves the rate: tenants, replicas, the batch limit, a hot account, the relay; and what the parts do by themselves."""
 
-import asyncio
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from statistics import median
 from typing import Any, NamedTuple
-
-import nats
 
 from schemas.tenant import TenantProfile
 from tools.bench import ceiling, open_loop, pgbench, raw, runs
-from tools.bench.rig import TEMPLATE, rig
+from tools.bench.rig import rig
 from tools.bench.runs import Conditions, Result
 from tools.bench.variants import MESH
 from tools.bench.workload import Workload
 from tools.stack import Stack
-from tools.stack.mesh import Mesh
 
 # A tenth of the accounts each, so that laying a thousand tenants down takes seconds and not minutes.
 _WIDE_ACCOUNTS = 10
@@ -25,33 +21,46 @@ Report = Callable[[int], Callable[[str, int], None]]
 
 
 class Sweep(NamedTuple):
-    """What is measured. Empty fields are left out; loads are commands or requests per second."""
+    """What is measured. Empty fields are left out. `rounds`: runs by turns over the numbers of tenants, and of the ceiling, of
+    which medians are taken. `replicas`: processes of a role, for handlers and for workers."""
 
     payments: int
     tenants: tuple[int, ...] = ()
+    rounds: int = 1
+    replicas: tuple[int, ...] = ()
     batch_limits: tuple[int, ...] = ()
     hot: bool = True
     parts: bool = True
-    nats_loads: tuple[int, ...] = ()
-    http_loads: tuple[int, ...] = ()
-    load_seconds: float = 5.0
+    loads: open_loop.Loads | None = None
 
 
-QUICK = Sweep(payments=3_000, tenants=(1, 100), nats_loads=(200, 1_000), http_loads=(50,), load_seconds=3.0)
+QUICK = Sweep(
+    payments=3_000, tenants=(1, 100), loads=open_loop.Loads(nats=(200, 1_000), http=(100,), clients=(64,), seconds=3.0)
+)
 FULL = Sweep(
     payments=10_000,
     tenants=(1, 100, 1_000),
+    rounds=3,
+    replicas=(1, 2, 3, 4),
     batch_limits=(1, 10, 50, 100, 500, 2_000),
-    nats_loads=(100, 500, 1_000, 2_000, 3_000),
-    http_loads=(50, 100, 200, 400),
+    loads=open_loop.Loads(
+        nats=(100, 500, 1_000, 2_000, 3_000), http=(50, 100, 200, 400, 800, 1_000), clients=(1, 64, 256), rounds=3
+    ),
 )
 NOTHING = Sweep(payments=0, hot=False, parts=False)
 
 
+# Three runs over a thousand tenants take a minute and a half at this length; the rate hardly depends on it.
+_ROUND_SHARE = 2
+
+
 def measure(
-    stack: Stack, profiles: list[TenantProfile], work: Workload, sweep: Sweep, report: Report
+    stack: Stack, profiles: list[TenantProfile], work: Workload, sweep: Sweep, most_per_second: float, report: Report
 ) -> dict[str, Any]:
-    """Figures by name, for the JSON document. `stack` has the template of `work`. Raises as `runs.run` does."""
+    """Figures by name, for the JSON document. `stack` has the template of `work`; `most_per_second` is the rate of the headline.
+
+    Raises as `runs.run` does.
+    """
     found: dict[str, Any] = {}
     work = work._replace(payments=sweep.payments)
 
@@ -66,7 +75,8 @@ def measure(
         found["handlers_alone"] = _figures(alone)
         found["relay_events_per_second"] = round(alone.relay_per_second or 0.0, 1)
         report(1)("the parts by themselves", 0)
-        found["ceiling_per_second"] = round(ceiling.measure(stack, profiles, work, _FETCH), 1)
+        ceilings = [ceiling.measure(stack, profiles, work, _FETCH) for _ in range(sweep.rounds)]
+        found["ceiling_per_second"] = round(median(ceilings), 1)
         found["raw_jetstream"] = {name: round(rate, 1) for name, rate in raw.measure(stack, work)._asdict().items()}
         found["pgbench_per_second"] = round(pgbench.measure(stack, _PGBENCH_SECONDS), 1)
     if sweep.batch_limits:
@@ -74,9 +84,17 @@ def measure(
             {"limit": limit} | _figures(one(f"at most {limit} of a fetch", _small(work, limit), _limited(limit)))
             for limit in sweep.batch_limits
         ]
-    if sweep.nats_loads or sweep.http_loads:
+    if sweep.replicas:
+        found["replicas"] = {
+            role: [
+                {"processes": number} | _figures(one(f"{number} × {role}", work, _replicas(role, number)))
+                for number in sweep.replicas
+            ]
+            for role in ("handlers", "workers")
+        }
+    if sweep.loads is not None:
         report(1)("latency under load", 0)
-        found["latency"] = _latency(stack, profiles, work, sweep)
+        found |= open_loop.measure(stack, profiles, work, sweep.loads, most_per_second)
     return found
 
 
@@ -84,13 +102,25 @@ def by_tenants(stack: Stack, sweep: Sweep, report: Report) -> list[dict[str, Any
     """Rates for each number of tenants; the template of another workload must be gone."""
     if not sweep.tenants:
         return []
-    found = []
-    with rig(Workload(sweep.payments, max(sweep.tenants), _WIDE_ACCOUNTS), stack) as (running, profiles):
-        for tenants in sweep.tenants:
-            work = Workload(sweep.payments, tenants, _WIDE_ACCOUNTS)
-            result = _one(running, profiles, f"{tenants} tenants", work, report)
-            found.append({"tenants": tenants} | _figures(result))
-    return found
+    found: dict[int, list[dict[str, Any]]] = {tenants: [] for tenants in sweep.tenants}
+    payments = sweep.payments // (_ROUND_SHARE if sweep.rounds > 1 else 1)
+    with rig(Workload(payments, max(sweep.tenants), _WIDE_ACCOUNTS), stack) as (running, profiles):
+        for _ in range(sweep.rounds):
+            for tenants, figures in found.items():
+                work = Workload(payments, tenants, _WIDE_ACCOUNTS)
+                figures.append(_figures(_one(running, profiles, f"{tenants} tenants", work, report)))
+    return [{"tenants": tenants} | _medians(figures) for tenants, figures in found.items()]
+
+
+def _medians(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Of runs of one kind, figure by figure; `least` and `most` of the rates."""
+    rates = [each["payments_per_second"] for each in figures]
+    used = [each["cpu_us_per_payment"] for each in figures]
+    found = {
+        name: round(median(each[name] for each in figures), 1) for name in figures[0] if name != "cpu_us_per_payment"
+    }
+    found["cpu_us_per_payment"] = {name: round(median(each[name] for each in used), 1) for name in used[0]}
+    return found | {"least": min(rates), "most": max(rates)}
 
 
 def _one(
@@ -114,6 +144,10 @@ def _small(work: Workload, limit: int) -> Workload:
     return work._replace(payments=work.payments // 10) if limit < work.tenants else work
 
 
+def _replicas(role: str, processes: int) -> Conditions:
+    return Conditions(handlers=processes) if role == "handlers" else Conditions(workers=processes)
+
+
 def _limited(limit: int) -> Conditions:
     return Conditions(warm_up=min(2_000, limit * 20), env=(("FETCH_BATCH_SIZE", str(limit)),))
 
@@ -126,29 +160,3 @@ def _figures(result: Result) -> dict[str, Any]:
         "transaction_size": round(result.cost.transaction_size, 1),
         "wal_bytes_per_payment": round(result.cost.wal_bytes),
     }
-
-
-def _latency(stack: Stack, profiles: list[TenantProfile], work: Workload, sweep: Sweep) -> dict[str, Any]:
-    with _loaded(stack, profiles) as mesh:
-        return asyncio.run(_loads(mesh, work, sweep))
-
-
-@contextmanager
-def _loaded(stack: Stack, profiles: list[TenantProfile]) -> Iterator[Mesh]:
-    with Mesh.isolated(stack, template=TEMPLATE) as mesh:
-        mesh.tenants.add(*profiles)
-        yield mesh
-
-
-async def _loads(mesh: Mesh, work: Workload, sweep: Sweep) -> dict[str, Any]:
-    nc = await nats.connect(mesh.nats_url("admin"))
-    try:
-        await open_loop.over_nats(nc, work, 100, 2.0)  # plans, pools and caches
-        over_nats = [await open_loop.over_nats(nc, work, load, sweep.load_seconds) for load in sweep.nats_loads]
-        over_http = []
-        if sweep.http_loads:
-            await open_loop.over_http(mesh, work, 20, 2.0)
-            over_http = [await open_loop.over_http(mesh, work, load, sweep.load_seconds) for load in sweep.http_loads]
-    finally:
-        await nc.close()
-    return {"nats": over_nats, "http": over_http}
