@@ -8,9 +8,10 @@ import nats
 import pytest
 from nats.aio.client import Client
 
-from adapters.nats.topology import COMMANDS_STREAM, EVENTS_STREAM, durable_configs
+from adapters.nats.topology import COMMANDS_STREAM
 from tests.fixtures.servers import TEMPLATE
 from tools.faults.checker import check
+from tools.faults.cluster import all_current
 from tools.faults.history import History
 from tools.faults.run import TENANTS, nothing_left, verified
 from tools.faults.workload import Workload
@@ -44,7 +45,7 @@ async def test_the_consumer_leaders_node_is_killed_under_load(mesh: Mesh) -> Non
         await _until(lambda: _leads_elsewhere(admin, leader))
         await _acked(history, 100)
         await asyncio.to_thread(cluster.nodes[leader].start)
-        await _until(lambda: _all_current(admin))
+        await _until(lambda: all_current(admin))
         await _acked(history, 60)
     await nothing_left(mesh)
     await check(mesh, history)
@@ -81,20 +82,6 @@ async def _leader(admin: Client) -> str:
 
 async def _leads_elsewhere(admin: Client, dead: str) -> bool:
     return await _leader(admin) != dead
-
-
-async def _all_current(admin: Client) -> bool:
-    """Every replica of every durable, and of the streams that matter most, has what its leader has."""
-    jetstream = admin.jetstream()
-    streams = [await jetstream.stream_info(name) for name in (COMMANDS_STREAM, EVENTS_STREAM)]
-    durables = [await jetstream.consumer_info(stream, name) for stream, name in durable_configs()]
-    clusters = [info.cluster for info in (*streams, *durables)]
-    return all(
-        each is not None
-        and len(each.replicas or []) == SIZE - 1
-        and all(peer.current and not peer.offline for peer in each.replicas or [])
-        for each in clusters
-    )
 
 
 async def _until(condition: Callable[[], Awaitable[bool]]) -> None:

@@ -83,7 +83,8 @@ class Clerk:
             await self._workload.send_another_body(payment, self._number)
         if self._number % 29 == 0 and self._workload.accounts[other]:
             foreign = str(self._workload.accounts[other][0])
-            wrong = nonsense.refused(chance, self._body(account, 100, "refused"), payment_id, foreign)
+            sound = self._body(account, 100, "refused")
+            wrong = nonsense.refused(chance, sound, payment_id, foreign, at_once=self._workload.hurried)
             await self._send(wrong.command, wrong.body, refused=wrong.code)
 
     def _payment(self, account: str, amount_minor: int, allocations: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:

@@ -74,24 +74,30 @@ class Refused(NamedTuple):
     code: str
 
 
-def refused(chance: random.Random, payment: dict[str, Any], known_payment_id: str, foreign_account_id: str) -> Refused:
-    """A sound body with an id of something else, of somebody else, or that is taken."""
-    nobody = str(uuid4())
-    choices = (
-        Refused("payment.record", payment | {"account_id": foreign_account_id}, "account_not_found"),
+def refused(
+    chance: random.Random, payment: dict[str, Any], known_payment_id: str, foreign_account_id: str, *, at_once: bool
+) -> Refused:
+    """A sound body with an id of something else, of somebody else, or that is taken.
+
+    `at_once`: none that waits for what it names to appear, which after an outage takes half a minute (handlers/waits.py).
+    """
+    sure = (
         Refused("payment.record", payment | {"payment_id": known_payment_id}, "already_exists"),
         Refused("payment.record", payment | {"amount": {"amount_minor": 5, "currency": "EUR"}}, "currency_mismatch"),
-        Refused("invoice.issue", {"invoice_id": known_payment_id}, "invoice_not_found"),
-        Refused("credit_note.issue", {"invoice_id": payment["account_id"], "reason": "asked"}, "invoice_not_found"),
-        Refused("payment.reverse", {"payment_id": payment["account_id"], "reason": "asked"}, "payment_not_found"),
-        Refused("payment.record", payment | {"allocations": _one(nobody)}, "invoice_not_found"),
         Refused(
             "payment.refund",
             {"payment_id": known_payment_id, "amount_minor": 10**9, "reason": "asked"},
             "refund_exceeds_credit",
         ),
     )
-    return chance.choice(choices)
+    waiting = (
+        Refused("payment.record", payment | {"account_id": foreign_account_id}, "account_not_found"),
+        Refused("invoice.issue", {"invoice_id": known_payment_id}, "invoice_not_found"),
+        Refused("credit_note.issue", {"invoice_id": payment["account_id"], "reason": "asked"}, "invoice_not_found"),
+        Refused("payment.reverse", {"payment_id": payment["account_id"], "reason": "asked"}, "payment_not_found"),
+        Refused("payment.record", payment | {"allocations": _one(str(uuid4()))}, "invoice_not_found"),
+    )
+    return chance.choice(sure if at_once else sure + waiting)
 
 
 def _one(invoice_id: str) -> list[dict[str, Any]]:

@@ -89,8 +89,9 @@ async def under_load(
     seed: int,
     per_second: int = 300,
     told: Told = lambda _number, _fault: None,
+    hurried: bool = False,
 ) -> None:
-    """One fault after another, with calm between, while the workload goes on."""
+    """One fault after another, with calm between, while the workload goes on. `hurried`: less is left at its end."""
     witness = Witness(scene.mesh.dsn("postgres"))
     urls = [f"http://{api.env['HTTP_HOST']}:{api.env['HTTP_PORT']}" for api in scene.mesh if api.role == "api"]
     tokens = {tenant: scene.mesh.token(tenant, ttl_seconds=_TOKEN_SECONDS) for tenant in TENANTS}
@@ -98,7 +99,14 @@ async def under_load(
         async with (
             HttpDesk(urls, tokens, history, witness, seed=seed) as http,
             Workload(
-                scene.mesh.nats, TENANTS, history, seed=seed, per_second=per_second, http=http, witness=witness
+                scene.mesh.nats,
+                TENANTS,
+                history,
+                seed=seed,
+                per_second=per_second,
+                http=http,
+                witness=witness,
+                hurried=hurried,
             ).running(),
         ):
             for number, (fault, seconds) in enumerate(faults, 1):

@@ -63,10 +63,13 @@ class Workload:
         per_second: int = 300,
         http: HttpDesk | None = None,
         witness: Witness | None = None,
+        hurried: bool = False,
     ) -> None:
-        """`per_second`: turns of all tenants together, each a payment and now and then more. Without `http`, all over NATS."""
+        """`per_second`: turns of all tenants together, each a payment and now and then more. Without `http`, all over NATS.
+        `hurried`: nothing that takes the mesh long to refuse.
+        """
         self._server, self.tenants, self.history, self._per_second = server, tenants, history, per_second
-        self.http, self._witness = http, witness
+        self.http, self.hurried, self._witness = http, hurried, witness
         self.accounts: dict[str, list[UUID]] = {tenant: [] for tenant in tenants}
         self._random = random.Random(seed)  # noqa: S311  repeatable on purpose
         self._stopped = asyncio.Event()
