@@ -128,6 +128,12 @@ def test_any_dead_letter_is_the_command_it_was_or_a_value_error(told: dict[str, 
     why_not(found)
 
 
+@pytest.mark.parametrize("stated", ["9" * 5_000, "٣", "-1", "", "1e3", "12"])
+def test_a_size_that_a_publisher_states_stops_nobody(stated: str) -> None:
+    message = Stored(1, "BILLING_COMMANDS", 1, "x", {"Nats-Msg-Size": stated}, b"{}", NOW)
+    assert message.size == (12 if stated == "12" else 2)
+
+
 # --- FHIR -------------------------------------------------------------------------------------------------------------
 
 BUNDLES: list[Any] = [

@@ -81,7 +81,7 @@ async def test_a_token_that_was_changed_anywhere_is_refused(
     found = await gate.ask(f"Bearer {changed}")
     if isinstance(found, Principal):
         # Only the unused bits of a signature's last character may differ, and what they mean does not.
-        assert changed.rsplit(".", 1)[0] == token.rsplit(".", 1)[0]
+        assert changed.strip().rsplit(".", 1)[0] == token.rsplit(".", 1)[0]
     else:
         assert found in (401, 403)
 
@@ -210,6 +210,7 @@ def test_a_secret_key_in_the_key_set_verifies_nothing() -> None:
         usable_keys(orjson.dumps({"keys": [secret.as_dict(private=True)]}))
 
 
+@pytest.mark.filterwarnings("ignore::joserfc.errors.SecurityWarning")  # of short keys, which are left out
 @examples(150)
 @given(st.data())
 def test_any_key_set_is_keys_or_a_refusal(gate: Gate, data: st.DataObject) -> None:

@@ -1,5 +1,6 @@
 """A message as a stream or an export file holds it, and a dead letter as the command it was."""
 
+import re
 from datetime import datetime
 from typing import NamedTuple
 
@@ -9,6 +10,9 @@ from adapters.nats.topology import REPLAY_STREAM
 from handlers.inbound import delivery
 from schemas import headers
 from schemas.subjects import REPLAY_PREFIX, command_of, command_subject, parse
+
+# The server's own header, but a publisher may send one, too: int() refuses thousands of digits.
+_SIZE = re.compile(r"[0-9]{1,10}")
 
 
 class Stored(NamedTuple):
@@ -31,7 +35,7 @@ class Stored(NamedTuple):
     def size(self) -> int:
         """Bytes of the body, which is left out where only headers were read."""
         stated = self.headers.get("Nats-Msg-Size", "")
-        return int(stated) if stated.isascii() and stated.isdecimal() else len(self.data)
+        return int(stated) if _SIZE.fullmatch(stated) else len(self.data)
 
 
 def stored(message: Msg) -> Stored:
