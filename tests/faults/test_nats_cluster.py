@@ -38,7 +38,7 @@ async def test_the_consumer_leaders_node_is_killed_under_load(mesh: Mesh) -> Non
     await _refuses_without_a_certificate(cluster)
     admin = await nats.connect(**cluster.client_options("admin"), max_reconnect_attempts=-1, error_cb=_ignore)
     history = History()
-    async with Workload(mesh.nats, TENANTS, history, seed=6, per_second=PER_SECOND).running():
+    async with Workload(mesh.nats, TENANTS, history, seed=6, per_second=PER_SECOND, hurried=True).running():
         await _acked(history, 60)
         leader = await _leader(admin)
         await asyncio.to_thread(cluster.nodes[leader].kill)

@@ -69,7 +69,7 @@ async def test_the_previous_release_works_until_it_is_gone(mesh: Upgraded, new: 
     database = await asyncpg.connect(mesh.dsn("postgres"))
     assert await database.fetchval("SELECT version_num FROM alembic_version") == PREVIOUS_HEAD
     history = History()
-    async with Workload(mesh.nats, TENANTS, history, seed=5, per_second=PER_SECOND).running():
+    async with Workload(mesh.nats, TENANTS, history, seed=5, per_second=PER_SECOND, hurried=True).running():
         await _applies(database)
         await asyncio.to_thread(mesh.migrate, "--phase", "expand", code=new)
         assert await database.fetchval("SELECT version_num FROM alembic_version") > PREVIOUS_HEAD
