@@ -50,6 +50,7 @@ class Edge:
 
     def __init__(self, app: ASGIApp, *, in_flight_max: int) -> None:
         self._app, self._in_flight_max, self._in_flight = app, in_flight_max, 0
+        self._log = log.bind()  # the proxy would make a logger of each request's line
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -62,7 +63,7 @@ class Edge:
         finally:
             self._in_flight -= 1
             IN_FLIGHT.set(self._in_flight)
-            exchange.record()
+            exchange.record(self._log)
 
     async def _respond(self, exchange: "_Exchange", scope: Scope, receive: Receive) -> None:
         incoming = exchange.header(tracing.TRACEPARENT.encode())
@@ -132,7 +133,7 @@ class _Exchange:
         failed = str(self.status) if self.status >= HTTPStatus.INTERNAL_SERVER_ERROR else None
         tracing.annotate(attributes, name=f"{self.method} {self.route}", failed=failed)
 
-    def record(self) -> None:
+    def record(self, log: structlog.typing.FilteringBoundLogger) -> None:
         """Count, time and log."""
         route = self.route
         elapsed = time.perf_counter() - self._started_at

@@ -29,7 +29,7 @@ class Plan(NamedTuple):
     tenants: int = 10
     repeat: int = 3
     lone: int = 300
-    trial_payments: int = 1_000
+    trial_payments: int = 600
     warm_up: int = 2_000
     sweep: Literal["FULL", "QUICK", "NOTHING"] = "FULL"
 

@@ -155,7 +155,11 @@ def _conditions(document: dict[str, Any]) -> list[list[str]]:
     found += [
         (f"{each['tenants']:,} tenant{'s' * (each['tenants'] > 1)}", each) for each in document.get("tenants", [])
     ]
-    for role, runs in document.get("replicas", {}).items():
+    headline = {"processes": 1, "payments_per_second": _rate(document)}
+    headline |= {"cpu_us_per_payment": document["cpu_us_per_payment"]["mesh"]}
+    headline |= {"transaction_size": document["cost"]["transaction_size"]}
+    for role, measured in document.get("replicas", {}).items():
+        runs = [headline, *measured]
         found += [(f"{role}: {each['processes']} process{'es' * (each['processes'] > 1)}", each) for each in runs]
     found += [(f"at most {each['limit']:,} of a fetch", each) for each in document.get("batch_limits", [])]
     return [_condition(label, measured) for label, measured in found]

@@ -1,7 +1,7 @@
 """One run: a database and a NATS server of its own, a stream full of payments, one consumer, the relay, and a clock."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import nats
@@ -82,7 +82,7 @@ def run(
         process = consumer(mesh, variant)
         others = [mesh.add_process("handlers", f"handlers-{number}") for number in range(2, conditions.handlers + 1)]
         for number in range(2, conditions.workers + 1):
-            mesh.add_process("worker", f"worker-{number}").start()
+            mesh.add_process("worker", f"worker-{number}").launch()
         try:
             return asyncio.run(_run(mesh, [process, *others], work, variant, conditions, lone, progress))
         finally:
@@ -130,8 +130,7 @@ async def _run(
 ) -> Result:
     nc, process = await nats.connect(mesh.nats_url("admin")), consumers[0]
     try:
-        for each in consumers:
-            await asyncio.to_thread(each.start)
+        await asyncio.to_thread(_start, consumers, [each for each in mesh if each not in consumers])
         await _warm_up(nc, work._replace(payments=conditions.warm_up), conditions.relay)
         wal, sizes = observe.wal_bytes(mesh.stack.postgres), _sizes(process, variant)
         measured = await _throughput(nc, mesh, consumers, work, str(variant), progress, relay=conditions.relay)
@@ -142,6 +141,13 @@ async def _run(
     finally:
         await nc.close()
     return Result(variant, measured, lone_ms, lone_http_ms, cost, drained)
+
+
+def _start(consumers: Sequence[RoleProcess], launched: Sequence[RoleProcess]) -> None:
+    for each in consumers:
+        each.launch()
+    for each in (*consumers, *launched):
+        each.wait_ready()
 
 
 async def _warm_up(nc: Client, work: Workload, relay: bool) -> None:
