@@ -2,7 +2,7 @@
 
 The server's delivery count alone cannot tell: an outage uses deliveries up too, and afterwards the messages of a chain come back
 in any order. Counted per process, in memory; of a command that went to another replica in between, and without an outage, that
-one has made it wait as well. So who names what does not exist hears so in 4 s from one replica, and in 11 s, not 87, from eight.
+one has made it wait as well. So who names what does not exist hears so in 4 s from one replica, in 11 on average from eight.
 
 After an outage what a command names may itself be lying in a delay of up to RETRY_MAX_SECONDS: a command that came through one,
 or just after one, waits longer. What a killed process held comes after `ack_wait`, which nobody else can know of: a command that
