@@ -268,6 +268,8 @@ class HandlersSettings(Settings):
     # Beside a consumer canary the stable handlers leave its share to it; without one they take all (docs/decisions/0040).
     handler_commands: Literal["all", "stable", "canary"] = "all"
     fetch_batch_size: int = Field(default=2_000, ge=1, le=5_000)
+    # Where a batch has so many tenants that each gets little of it.
+    fetch_batch_max: int = Field(default=10_000, ge=1, le=20_000)
     tenant_concurrency: int = Field(default=20, ge=1, le=500)  # never useful above DATABASE_POOL_SIZE
 
 

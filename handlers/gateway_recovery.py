@@ -24,6 +24,7 @@ from domain.ids import derived_id
 from handlers import gateway_metrics as metrics
 from handlers.gateway_jobs import Answers, GatewaysOf, gateway_of, look, look_at_refund, unknown
 from handlers.job_outcomes import JobFailure
+from handlers.pacing import BACKGROUND_SHARE, paced
 from handlers.reporting import Reporter
 from schemas.hold import ExpirePayment
 
@@ -65,10 +66,11 @@ class GatewayRecovery:
     async def run(self, tenants: Sequence[str]) -> None:
         """Looks at what is due, and counts what is not over."""
         slots = asyncio.Semaphore(TENANTS_AT_ONCE)
+        share = BACKGROUND_SHARE / TENANTS_AT_ONCE if len(tenants) > TENANTS_AT_ONCE else 1.0
         found: Counter[tuple[str, str]] = Counter()
 
         async def one(tenant_id: str) -> None:
-            async with slots:
+            async with slots, paced(share):
                 try:
                     found.update(await self._tenant(tenant_id))
                 except Exception as error:
@@ -82,10 +84,11 @@ class GatewayRecovery:
     async def expire(self, tenants: Sequence[str]) -> None:
         """Commands for holds whose time is over; the decision looks again."""
         for tenant_id in tenants:
-            try:
-                await self._expire(tenant_id)
-            except Exception as error:
-                log.warning("hold_expiry_failed", tenant_id=tenant_id, error=type(error).__name__)
+            async with paced():
+                try:
+                    await self._expire(tenant_id)
+                except Exception as error:
+                    log.warning("hold_expiry_failed", tenant_id=tenant_id, error=type(error).__name__)
 
     async def _tenant(self, tenant_id: str) -> dict[tuple[str, str], int]:
         now = datetime.now(UTC)

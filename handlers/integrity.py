@@ -8,6 +8,7 @@ import structlog
 from adapters.postgres.ledger_stream import ReadDatabase
 from adapters.postgres.verify import Head, verify_tenant
 from handlers import schedule_metrics as metrics
+from handlers.pacing import paced
 from schemas.ledger import LedgerVerification, Mismatch
 
 log = structlog.get_logger()
@@ -27,7 +28,8 @@ class Integrity:
     async def run(self, tenants: list[str]) -> None:
         """One pass. Raises what the database raises; what was found before that is reported."""
         for tenant_id in tenants:
-            await self.verify(tenant_id)
+            async with paced():
+                await self.verify(tenant_id)
         metrics.LAST_VERIFIED.set(datetime.now(UTC).timestamp())
 
     async def verify(self, tenant_id: str) -> tuple[Mismatch, ...]:

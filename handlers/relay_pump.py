@@ -21,6 +21,9 @@ log = structlog.get_logger()
 
 # Below about 20 messages an atomic batch costs the server more than that many singles.
 MIN_BATCH = 20
+# What a batch should have when rows come steadily: it costs the server little more than one of 20, and a read and a delete
+# of PostgreSQL are shared by so many more. Rows are let gather for it at most `poll_max_seconds`.
+GATHERED_ROWS = 100
 # Bounds what one batch holds in the client's and the server's memory.
 MAX_BATCH_BYTES = 4 * 1024 * 1024
 BACK_OFF_MIN_SECONDS = 0.02
@@ -56,7 +59,10 @@ class Pump:
     async def run(self, stop: asyncio.Event) -> None:
         """Until `stop`; an outage of the stream is waited out here, any other exception is the session's end."""
         poll, back_off = self._settings.poll_min_seconds, BACK_OFF_MIN_SECONDS
+        clock = asyncio.get_running_loop().time
+        read_at = clock()
         while not stop.is_set():
+            before, read_at = read_at, clock()
             try:
                 found = await self.turn()
                 back_off = BACK_OFF_MIN_SECONDS
@@ -66,10 +72,9 @@ class Pump:
                 await pause(stop, back_off)
                 back_off = min(2 * back_off, BACK_OFF_MAX_SECONDS)
                 continue
-            poll = self._settings.poll_min_seconds if found else min(2 * poll, self._settings.poll_max_seconds)
-            # With a full read there is more already.
-            if found < self._settings.batch_size:
-                await pause(stop, poll)
+            if found < self._settings.batch_size:  # with a full read there is more already
+                poll = gathering_seconds(found, read_at - before, poll, self._settings)
+                await pause(stop, max(0.0, poll - (clock() - read_at)))
 
     async def turn(self) -> int:
         """Read once and publish and delete all that was read; the number of rows read.
@@ -181,6 +186,20 @@ class _Parked:
     def tenants(self) -> list[str]:
         now = asyncio.get_running_loop().time()
         return [tenant_id for tenant_id, (until, _) in self._until.items() if until > now]
+
+
+def gathering_seconds(found: int, over_seconds: float, last_seconds: float, settings: PumpSettings) -> float:
+    """From the last read to the next, when the last found so many rows that came in `over_seconds`.
+
+    The shortest pause where rows are too rare to make a batch; longer ones, up to the longest, where they come steadily; ever
+    longer ones where there is nothing.
+    """
+    if not found:
+        return min(2 * last_seconds, settings.poll_max_seconds)
+    per_second = found / max(over_seconds, settings.poll_min_seconds)
+    if per_second * settings.poll_max_seconds < MIN_BATCH:
+        return settings.poll_min_seconds
+    return min(max(GATHERED_ROWS / per_second, settings.poll_min_seconds), settings.poll_max_seconds)
 
 
 def chunks(rows: Sequence[OutboxRow], most_rows: int, most_bytes: int) -> Iterator[list[OutboxRow]]:

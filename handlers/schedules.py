@@ -25,6 +25,7 @@ from domain.ids import derived_id
 from handlers import schedule_metrics as metrics
 from handlers.integrity import Integrity
 from handlers.job_outcomes import Stopping
+from handlers.pacing import paced
 from handlers.relay_pump import pause
 from handlers.reporting import Reporter
 from handlers.stopping import unless_stopped
@@ -111,7 +112,8 @@ class Scheduler:
 
         async def mark() -> None:
             for tenant_id in await session.tenants():
-                await self.mark_overdue(tenant_id)
+                async with paced():
+                    await self.mark_overdue(tenant_id)
 
         async def verify() -> None:
             await integrity.run(await session.tenants())
@@ -119,7 +121,8 @@ class Scheduler:
         async def clean() -> None:
             older_than = datetime.now(UTC) - given.inbox_retention
             for tenant_id in await session.tenants():
-                await clean_inbox(session, tenant_id, older_than)
+                async with paced():
+                    await clean_inbox(session, tenant_id, older_than)
 
         return [
             Schedule("overdue", given.overdue, mark),

@@ -9,11 +9,18 @@ It asks with `no_wait` and `expires` together, which nats-server treats as one s
 for the first message, then end the request with a status message. Each request has its own reply token under an inbox
 of its own, so a late status of an old request cannot end a new one, and late messages are simply the next batch's
 first.
+
+Behind a full batch there is most likely another: it is asked for while the first is being handled, so that a consumer that
+has fallen behind never waits for its messages. It holds two batches then, and one that keeps up never more than one.
+
+A batch is shared out into lanes (tenants), each of which costs a transaction. The next batch is larger than the first one's
+size where the last one had so many lanes that each got little of it.
 """
 
 import asyncio
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 import structlog
@@ -29,6 +36,10 @@ log = structlog.get_logger()
 LONG_POLL_SECONDS: Final = 1.0
 # The server ends a request with a status message; without one, this long after the poll, the request was lost.
 STATUS_GRACE_SECONDS: Final = 0.5
+# What a lane's transaction should have: below this its fixed cost, four round trips, is more than that of what it does.
+MESSAGES_PER_LANE: Final = 20
+# Of one batch: half of what nats-py lets wait in a subscription before it throws messages away.
+MAX_BYTES: Final = 64 * 1024 * 1024
 BACK_OFF_MIN_SECONDS: Final = 0.05
 BACK_OFF_MAX_SECONDS: Final = 2.0
 
@@ -47,10 +58,28 @@ class AdaptiveFetch:
     `failure` says what it is ("disconnected", or the server's status such as "409 Consumer Deleted").
     """
 
-    def __init__(self, inner: Any, nc: Client, *, stream: str, durable: str, batch_size: int) -> None:
+    def __init__(
+        self,
+        inner: Any,
+        nc: Client,
+        *,
+        stream: str,
+        durable: str,
+        batch_size: int,
+        largest_batch_size: int | None = None,
+        lane: Callable[[Msg], str] = lambda _message: "",
+        ask_ahead: bool = False,
+    ) -> None:
+        """`largest_batch_size` is what `fetch` is called with; `batch_size`, of few lanes, is at most that. All one without.
+
+        `ask_ahead`: whether two batches may be in hand, which is not for messages that take long.
+        """
         self._inner = inner
         self._nc = nc
-        self._batch_size = batch_size
+        self._batch_size = self._size = batch_size
+        self._largest = largest_batch_size or batch_size
+        self._lane = lane
+        self._asks_ahead = ask_ahead
         self._next_subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
         self._inbox = nc.new_inbox()
         self._log = log.bind(stream=stream, durable=durable)
@@ -59,6 +88,7 @@ class AdaptiveFetch:
         self._status: Msg | None = None
         self._request = 0
         self._wanted = 0
+        self._ahead: asyncio.Task[None] | None = None
         self._arrived = asyncio.Event()
         self._draining = asyncio.Event()
         self._back_off_seconds = BACK_OFF_MIN_SECONDS
@@ -74,20 +104,21 @@ class AdaptiveFetch:
         timeout: float | None = None,  # noqa: ASYNC109  nats-py's signature
         heartbeat: float | None = None,
     ) -> list[Msg]:
-        """Up to `batch` messages: all that wait when `batch` is the full size, none otherwise.
+        """What waits, up to a batch, when `batch` is the largest size; nothing otherwise.
 
         Raises nats.errors.TimeoutError when there is nothing, after at most LONG_POLL_SECONDS plus the back-off.
         """
-        if batch < self._batch_size:
+        if batch < self._largest:
             raise errors.TimeoutError
         if self._draining.is_set():
             await asyncio.sleep(BACK_OFF_MIN_SECONDS)  # the caller's loop may take a moment to see that it is over
             raise errors.TimeoutError
         self._take_over()
+        await self._asked_ahead()
         if not self._messages:
-            await self._ask(batch)
+            await self._ask(self._size)
             self._take_over()
-        return self._hand_over(batch)
+        return self._hand_over()
 
     async def drain(self) -> None:
         """Stop asking, and give back (nak) what was fetched but not handed over. Messages handed over stay the
@@ -100,6 +131,7 @@ class AdaptiveFetch:
             if self._nc.is_connected:
                 # Ends the request at the server, then waits for all it sent before that to be here.
                 await subscription.drain()  # type: ignore[no-untyped-call]
+        await self._asked_ahead()
         self._take_over()
         while self._messages:
             await self._messages.popleft().nak()
@@ -120,10 +152,24 @@ class AdaptiveFetch:
             if not JetStreamContext.is_status_msg(message):
                 self._messages.append(message)
 
-    def _hand_over(self, batch: int) -> list[Msg]:
+    def _hand_over(self) -> list[Msg]:
         if not self._messages or self._draining.is_set():
             raise errors.TimeoutError
-        return [self._messages.popleft() for _ in range(min(batch, len(self._messages)))]
+        full = len(self._messages) >= self._size
+        handed = [self._messages.popleft() for _ in range(min(self._size, len(self._messages)))]
+        self._size = self._batch_size
+        if full:
+            wanted = MESSAGES_PER_LANE * len({self._lane(message) for message in handed})
+            self._size = min(max(wanted, self._batch_size), self._largest)
+            if self._asks_ahead and not self._messages:
+                self._ahead = asyncio.create_task(self._ask(self._size), name=f"fetch ahead {self._next_subject}")
+        return handed
+
+    async def _asked_ahead(self) -> None:
+        """Until the request that was made during the last batch has ended, if there was one."""
+        if self._ahead is not None:
+            ahead, self._ahead = self._ahead, None
+            await ahead
 
     async def _ask(self, batch: int) -> None:
         """One request, until its messages or its end are here. Backs off when it failed."""
@@ -135,7 +181,11 @@ class AdaptiveFetch:
         self._request += 1
         self._wanted, self._status = batch, None
         self._arrived.clear()
-        body = b'{"batch":%d,"expires":%d,"no_wait":true}' % (batch, int(LONG_POLL_SECONDS * 1e9))
+        body = b'{"batch":%d,"expires":%d,"max_bytes":%d,"no_wait":true}' % (
+            batch,
+            int(LONG_POLL_SECONDS * 1e9),
+            MAX_BYTES,
+        )
         try:
             await self._nc.publish(self._next_subject, body, reply=f"{self._inbox}.{self._request}")
             async with asyncio.timeout(LONG_POLL_SECONDS + STATUS_GRACE_SECONDS):
@@ -192,8 +242,10 @@ class AdaptiveFetch:
             pass
 
 
-def install(subscriber: Any, nc: Client, *, durable: str) -> AdaptiveFetch:
+def install(subscriber: Any, nc: Client, *, durable: str, batch_size: int, lane: Callable[[Msg], str]) -> AdaptiveFetch:
     """Put an `AdaptiveFetch` in place of a started FastStream batch subscriber's subscription, and return it.
+
+    The subscriber's own batch size is the largest there will be.
 
     To be called right after `await broker.start()`. A fetch FastStream has begun by then ends by itself; what comes too late
     for it is taken over.
@@ -203,7 +255,10 @@ def install(subscriber: Any, nc: Client, *, durable: str) -> AdaptiveFetch:
         nc,
         stream=subscriber.stream.name,
         durable=durable,
-        batch_size=subscriber.pull_sub.batch_size,
+        batch_size=min(batch_size, subscriber.pull_sub.batch_size),
+        largest_batch_size=subscriber.pull_sub.batch_size,
+        lane=lane,
+        ask_ahead=True,
     )
     subscriber.subscription = fetch
     return fetch

@@ -65,8 +65,9 @@ ACK_WAIT = 30 * _SECOND
 JOBS_ACK_WAIT = 15 * _SECOND
 # Unlimited: a long PostgreSQL outage must not use deliveries up. Poison is found and dead-lettered by the pipeline.
 MAX_DELIVER = -1
-# Above fetch × replicas: 2,000 × 8 = 16,000. When it is reached, replicas starve while others hold messages.
-MAX_ACK_PENDING = 20_000
+# Above two fetches (one in hand, one asked for ahead) × replicas, where there are so many tenants that fetches are largest:
+# 2 × 10,000 × 8. When it is reached, replicas starve while others hold messages.
+MAX_ACK_PENDING = 160_000
 
 # Job messages in hand of all workers: 100 workers with a handful of slots each.
 JOBS_MAX_ACK_PENDING = 1_000

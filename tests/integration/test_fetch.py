@@ -95,7 +95,13 @@ async def running(server: NatsServer, durable: str) -> AsyncIterator[Consumer]:
     holder.append(Consumer(None, connection))  # type: ignore[arg-type]
     holder[0].hold.set()
     await broker.start()
-    holder[0].fetch = fetch.install(subscriber, connection, durable=durable)
+    holder[0].fetch = fetch.install(
+        subscriber,
+        connection,
+        durable=durable,
+        batch_size=BATCH_SIZE,
+        lane=lambda message: message.subject.split(".")[3],
+    )
     try:
         yield holder[0]
     finally:
@@ -131,6 +137,43 @@ async def test_a_backlog_comes_in_full_batches(nats_server: NatsServer, admin: C
         assert sizes == [BATCH_SIZE] * 10
         info = await settled(admin, durable, lambda info: info.num_ack_pending == 0)
         assert info.num_pending == 0
+
+
+async def test_behind_a_full_batch_the_next_is_asked_for_while_the_first_is_handled(
+    nats_server: NatsServer, admin: Client, durable: str
+) -> None:
+    await publish(admin, durable, 4 * BATCH_SIZE)
+    async with running(nats_server, durable) as consumer:
+        consumer.hold.clear()
+        async with asyncio.timeout(10):
+            _, handed = await consumer.batches.get()
+        info = await settled(admin, durable, lambda info: info.num_ack_pending > BATCH_SIZE)
+        assert (len(handed), info.num_ack_pending) == (BATCH_SIZE, 2 * BATCH_SIZE)
+        consumer.hold.set()
+        await settled(admin, durable, lambda info: not info.num_pending and not info.num_ack_pending)
+
+
+async def test_a_batch_of_many_lanes_is_followed_by_a_larger_one(
+    nats_server: NatsServer, admin: Client, durable: str
+) -> None:
+    await publish(admin, durable, 300)
+    inner = await admin.jetstream().pull_subscribe_bind(durable=durable, stream=STREAM)
+    lanes = iter(range(10_000))
+    adaptive = fetch.AdaptiveFetch(
+        inner,
+        admin,
+        stream=STREAM,
+        durable=durable,
+        batch_size=5,
+        largest_batch_size=150,
+        lane=lambda _: str(next(lanes)),
+    )
+    # Five messages of five lanes ask for a hundred; those, of a hundred lanes, for as many as there may be.
+    sizes = [len(await adaptive.fetch(150)) for _ in range(4)]
+    assert sizes == [5, 5 * fetch.MESSAGES_PER_LANE, 150, 45]
+    with pytest.raises(errors.TimeoutError):
+        await adaptive.fetch(149)  # FastStream, filling its batch up
+    await adaptive.unsubscribe()
 
 
 async def test_a_lone_message_does_not_wait_for_company(nats_server: NatsServer, admin: Client, durable: str) -> None:

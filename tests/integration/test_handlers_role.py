@@ -160,7 +160,7 @@ async def test_sigterm_under_load_finishes_what_is_in_hand_and_gives_the_rest_ba
     published = await publish(jetstream, tenant, 2_000)
     with (tmp_path / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tools.cli", "handlers", env=env | {"PYTHONPATH": str(PROJECT_ROOT), "FETCH_BATCH_SIZE": "50"},
+            sys.executable, "-m", "tools.cli", "handlers", env=env | {"PYTHONPATH": str(PROJECT_ROOT), "FETCH_BATCH_SIZE": "20", "FETCH_BATCH_MAX": "20"},
             stdout=log, stderr=log,
         )  # fmt: skip
         try:

@@ -14,7 +14,7 @@ from adapters.nats import topology
 from adapters.nats.connection import connect
 from adapters.postgres.outbox import LOCK_SPACE
 from handlers.relay import run_relay
-from handlers.relay_pump import MIN_BATCH
+from handlers.relay_pump import GATHERED_ROWS, MIN_BATCH, PumpSettings, gathering_seconds
 from tests.fixtures.servers import Database
 from tests.integration.relay_support import commit, published, relaying, sample, stored, unsent, until
 from tools.stack import NatsServer
@@ -293,3 +293,13 @@ async def test_reading_is_an_index_range_scan_per_shard(db: Connection, tenant: 
     assert "ix_outbox_shard" in plan
     assert "Sort" not in plan
     assert "Seq Scan" not in plan
+
+
+def test_rows_that_come_steadily_are_let_gather_and_rare_ones_are_not() -> None:
+    settings = PumpSettings(batch_size=500, poll_min_seconds=0.02, poll_max_seconds=0.1)
+    # 5 rows in 0.1 s make no batch within the longest pause; 2,000 a second make a hundred in a twentieth; 10,000 in less.
+    assert gathering_seconds(5, 0.1, 0.02, settings) == 0.02
+    assert gathering_seconds(40, 0.02, 0.02, settings) == GATHERED_ROWS / 2_000
+    assert gathering_seconds(200, 0.02, 0.1, settings) == 0.02
+    assert gathering_seconds(MIN_BATCH, 0.1, 0.02, settings) == 0.1
+    assert [gathering_seconds(0, 1.0, last, settings) for last in (0.02, 0.08)] == [0.04, 0.1]
