@@ -158,9 +158,10 @@ async def test_sigterm_under_load_finishes_what_is_in_hand_and_gives_the_rest_ba
     client = await nats.connect(nats_server.url("admin"))
     jetstream = client.jetstream()
     published = await publish(jetstream, tenant, 2_000)
+    small = {"FETCH_BATCH_SIZE": "20", "FETCH_BATCH_MAX": "20"}
     with (tmp_path / "log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "tools.cli", "handlers", env=env | {"PYTHONPATH": str(PROJECT_ROOT), "FETCH_BATCH_SIZE": "20", "FETCH_BATCH_MAX": "20"},
+            sys.executable, "-m", "tools.cli", "handlers", env=env | small | {"PYTHONPATH": str(PROJECT_ROOT)},
             stdout=log, stderr=log,
         )  # fmt: skip
         try:

@@ -149,7 +149,10 @@ def _replicas(role: str, processes: int) -> Conditions:
 
 
 def _limited(limit: int) -> Conditions:
-    return Conditions(warm_up=min(2_000, limit * 20), env=(("FETCH_BATCH_SIZE", str(limit)),))
+    return Conditions(
+        warm_up=min(2_000, limit * 20),
+        env=tuple((name, str(limit)) for name in ("FETCH_BATCH_SIZE", "FETCH_BATCH_MAX")),
+    )
 
 
 def _figures(result: Result) -> dict[str, Any]:
