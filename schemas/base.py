@@ -57,6 +57,11 @@ def _decimal(value: Any) -> Any:
     raise ValueError('a quantity is a decimal string such as "1.5" or a whole number, at most 3 decimals')
 
 
+def _canonical(quantity: Decimal) -> str:
+    """Without trailing zeros: "2", whether a command said 2.0 a moment ago or the database has had 2.000 for a year."""
+    return f"{quantity.normalize():f}"
+
+
 # Written out: pydantic would put the decimal's bounds, which JSON Schema has no words for on a string, on both forms.
 _QUANTITY_TEXT = {"type": "string", "pattern": r"^[0-9]{1,9}(\.[0-9]{1,3})?$", "not": {"pattern": r"^0+(\.0+)?$"}}
 _QUANTITY_NUMBER = {"type": "integer", "exclusiveMinimum": 0, "exclusiveMaximum": 10**9}
@@ -64,7 +69,7 @@ Quantity = Annotated[
     Decimal,
     BeforeValidator(_decimal),
     Field(gt=0, lt=Decimal(10**9)),
-    PlainSerializer(str, return_type=str),
+    PlainSerializer(_canonical, return_type=str),
     WithJsonSchema({"anyOf": [_QUANTITY_TEXT, _QUANTITY_NUMBER]}, mode="validation"),
     WithJsonSchema(_QUANTITY_TEXT, mode="serialization"),
 ]

@@ -1,6 +1,7 @@
 """The database-only ceiling: the mesh's own transactions, set-based SQL and all, with no NATS in front and no relay behind."""
 
 import asyncio
+import os
 import time
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -25,7 +26,7 @@ from tools.bench.rig import TEMPLATE
 from tools.bench.workload import Message, Workload, payments
 from tools.stack import Stack
 
-_DATABASE = "bench_ceiling"
+_DATABASE = f"bench_ceiling_{os.getpid()}"
 _POOL_SIZE = 10
 _WARM_UP_BATCHES = 3
 

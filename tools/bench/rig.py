@@ -13,7 +13,7 @@ from tools.bench.workload import Workload
 from tools.stack import Stack
 from tools.stack.mesh import Mesh
 
-TEMPLATE = "bench_template"
+TEMPLATE = f"bench_template_{os.getpid()}"  # two runs may share a stack
 
 
 @contextmanager
