@@ -93,6 +93,9 @@ def _texts(value: object, path: str = "") -> Iterator[tuple[str, str]]:
             yield from _texts(getattr(value, field.name), f"{path}.{field.name}" if path else field.name)
 
 
+_MAKING_HOME = threading.Lock()
+
+
 @cache
 def _compiler() -> typst.Compiler:
     """The process's own, over its fonts. It refuses to be entered twice: see `_one_at_a_time`."""
@@ -116,7 +119,9 @@ def _directory() -> "tempfile.TemporaryDirectory[str]":
 
 
 def _home() -> Path:
-    return Path(_directory().name)
+    # `cache` lets two threads that come first make one each: a logo would then lie where the compiler does not look.
+    with _MAKING_HOME:
+        return Path(_directory().name)
 
 
 @cache
