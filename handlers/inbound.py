@@ -79,7 +79,7 @@ class Malformed(NamedTuple):
     hop: tracing.Hop | None = None
 
 
-@lru_cache(maxsize=4_096)  # asked two or three times of a message, while it is in hand
+@lru_cache(maxsize=16_384)  # asked two or three times of a message, while it is in hand: those of the largest fetch
 def delivery(reply: str) -> Delivery:
     """Parses the ack subject of a JetStream message. Raises ValueError for a message that is not one."""
     tokens = reply.split(".")

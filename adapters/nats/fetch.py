@@ -173,6 +173,8 @@ class AdaptiveFetch:
 
     async def _ask(self, batch: int) -> None:
         """One request, until its messages or its end are here. Backs off when it failed."""
+        if self._draining.is_set():  # since it was asked for ahead
+            return
         if not self._nc.is_connected:
             await self._failed("disconnected")
             return
