@@ -121,6 +121,15 @@ def test_servers_are_not_judged_before_they_settled() -> None:
     assert (states["memory of nats, MB"], states["memory of handlers, MB"]) == ("not judged", "holds")
 
 
+def test_threads_of_nats_are_judged_once_it_settled() -> None:
+    """Go keeps the threads that its busiest moment needed; when it has had that, more of them are a leak."""
+    found = recording()
+    found = found._replace(series={**found.series, "threads.nats": [9.0 + number for number in range(COUNT)]})
+    for at_seconds, state in ((found.at_seconds, "BROKEN"), ([2.0 * number for number in range(COUNT)], "not judged")):
+        states = {verdict.what: verdict.state for verdict in judge(found._replace(at_seconds=at_seconds))}
+        assert states["threads of nats"] == state
+
+
 def test_too_few_samples_are_no_run() -> None:
     with pytest.raises(ValueError, match="samples"):
         judge(recording()._replace(at_seconds=AT[:9]))

@@ -66,7 +66,7 @@ def judge(recording: Recording) -> list[Verdict]:
     series = recording.series
     return [
         *_memory(recording),
-        *_counts(series),
+        *_counts(recording),
         *_consumers(series),
         *_backlog(recording),
         *_bloat(series),
@@ -92,15 +92,18 @@ def _ratio(what: str, early: float, late: float, most: float, *, slack: float = 
     return Verdict(what, early, late, limit, "holds" if late <= early * most + slack else "BROKEN")
 
 
+def _servers_settled(recording: Recording) -> bool:
+    """Their second fifth has to lie behind what they settle in."""
+    return recording.at_seconds[len(recording.at_seconds) // 5] >= SERVERS_SETTLE_SECONDS
+
+
 def _memory(recording: Recording) -> list[Verdict]:
     found = []
-    # The servers' second fifth has to lie behind what they settle in.
-    settled = recording.at_seconds[len(recording.at_seconds) // 5] >= SERVERS_SETTLE_SECONDS
     for name, values in _named(recording.series, "pss_mb."):
         early, late = median(second_fifth(values)), median(last_fifth(values))
         if name in ("nats", "postgres"):
             verdict = _ratio(f"memory of {name}, MB", early, late, SERVER_MEMORY_RATIO)
-            found.append(verdict if settled else verdict._replace(state="not judged"))
+            found.append(verdict if _servers_settled(recording) else verdict._replace(state="not judged"))
             continue
         found.append(_ratio(f"memory of {name}, MB", early, late, MEMORY_RATIO))
         most = max(values)
@@ -109,8 +112,12 @@ def _memory(recording: Recording) -> list[Verdict]:
     return found
 
 
-def _counts(series: Series) -> list[Verdict]:
-    """A pool may open a connection or two more, which is the slack; NATS's own counts have to come back to where they were."""
+def _counts(recording: Recording) -> list[Verdict]:
+    """A pool may open a connection or two more, which is the slack; NATS's own counts have to come back to where they were.
+
+    Go adds a thread to nats-server whenever all are in a system call, up to the most that ever were, and keeps it.
+    """
+    series = recording.series
     kinds = {
         "files.": "open files of {}",
         "threads.": "threads of {}",
@@ -123,6 +130,8 @@ def _counts(series: Series) -> list[Verdict]:
         for name, values in _named(series, prefix)
         if name != "postgres"  # its files are its connections' and its relations'
     ]
+    if not _servers_settled(recording):
+        found = [each._replace(state="not judged") if each.what == "threads of nats" else each for each in found]
     for name in ("connections", "subscriptions"):
         if values := series.get(f"nats.{name}"):
             found.append(_returns(f"NATS {name}", values))
