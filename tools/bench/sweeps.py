@@ -17,6 +17,8 @@ _WIDE_ACCOUNTS = 10
 _PGBENCH_SECONDS = 8
 _FETCH = 2_000  # FETCH_BATCH_SIZE as shipped
 
+_EACH = 20  # payments of a tenant, where there are many
+
 Report = Callable[[int], Callable[[str, int], None]]
 
 
@@ -48,10 +50,6 @@ FULL = Sweep(
     ),
 )
 NOTHING = Sweep(payments=0, hot=False, parts=False)
-
-
-# Three runs over a thousand tenants take a minute and a half at this length; the rate hardly depends on it.
-_ROUND_SHARE = 2
 
 
 def measure(
@@ -99,17 +97,21 @@ def measure(
 
 
 def by_tenants(stack: Stack, sweep: Sweep, report: Report) -> list[dict[str, Any]]:
-    """Rates for each number of tenants; the template of another workload must be gone."""
+    """Rates for each number of tenants; the template of another workload must be gone.
+
+    Each tenant has at least so many payments waiting that how they are batched can show.
+    """
     if not sweep.tenants:
         return []
-    found: dict[int, list[dict[str, Any]]] = {tenants: [] for tenants in sweep.tenants}
-    payments = sweep.payments // (_ROUND_SHARE if sweep.rounds > 1 else 1)
-    with rig(Workload(payments, max(sweep.tenants), _WIDE_ACCOUNTS), stack) as (running, profiles):
-        for _ in range(sweep.rounds):
-            for tenants, figures in found.items():
-                work = Workload(payments, tenants, _WIDE_ACCOUNTS)
-                figures.append(_figures(_one(running, profiles, f"{tenants} tenants", work, report)))
-    return [{"tenants": tenants} | _medians(figures) for tenants, figures in found.items()]
+    found = []
+    for tenants in sweep.tenants:
+        work = Workload(max(sweep.payments, tenants * _EACH), tenants, _WIDE_ACCOUNTS)
+        with rig(work, stack) as (running, profiles):
+            figures = [
+                _figures(_one(running, profiles, f"{tenants} tenants", work, report)) for _ in range(sweep.rounds)
+            ]
+        found.append({"tenants": tenants} | _medians(figures))
+    return found
 
 
 def _medians(figures: Sequence[dict[str, Any]]) -> dict[str, Any]:
