@@ -108,7 +108,7 @@ def picture(document: Mapping[str, Any]) -> str:
     panels = (
         Panel("Memory of roles, MB", lines({f"pss_mb.{name}": name for name in ROLES})),
         Panel("Memory of servers, MB", lines({f"pss_mb.{name}": name for name in SERVERS})),
-        Panel("Latency of NATS commands, ms", latencies),
+        Panel("NATS commands, ms", latencies),
         Panel("Waiting", lines({"commands.outstanding": "commands", "outbox.unsent": "events"})),
         Panel("Sizes, MB", lines(sizes)),
     )
